@@ -1,0 +1,78 @@
+# Everything that a newcomer, a contributor and CI run. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export LLMTRAIN_CACHE ?= $(HOME)/.cache/llmtrain
+export PYTHONPATH := operator:trainer_image:.
+UV_VERSION := 0.13.8
+UV := $(LLMTRAIN_CACHE)/uv-$(UV_VERSION)/bin/uv
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+LOCK := $(UV) pip compile -q --generate-hashes --python-version 3.11 --no-emit-index-url --no-header pyproject.toml
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: .venv/.installed system  ## Python environment, Debian packages, cluster binaries (cached)
+	$(PY) -m devcluster binaries
+
+$(UV):
+	python3 -m venv $(@D)/..
+	$(@D)/pip install -q uv==$(UV_VERSION)
+
+.venv/.installed: requirements/dev.txt pyproject.toml | $(UV)
+	$(UV) venv -q --allow-existing --python python3 .venv
+	$(UV) pip sync -q --python $(PY) --require-hashes requirements/dev.txt
+	$(UV) pip install -q --python $(PY) --no-deps -e .
+	touch $@
+
+system: .venv/.installed
+	$(PY) -m devcluster setup
+
+lock: | $(UV)  ## Re-pin requirements/ from pyproject.toml
+	$(LOCK) --extra operator -o requirements/operator.txt
+	$(LOCK) --extra trainer -o requirements/trainer.txt
+	$(LOCK) --extra operator --extra trainer --extra devcluster --extra dev -o requirements/dev.txt
+
+images: setup  ## Build both images with buildah (the torch layer once)
+	$(PY) -m devcluster images
+
+demo: $(if $(KUBECONFIG),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
+	$(PY) examples/demo.py $(if $(KUBECONFIG),--kubeconfig $(KUBECONFIG) --image $(IMAGE))
+
+cluster-up: images  ## Start the embedded cluster
+	$(PY) -m devcluster up
+
+cluster-down: .venv/.installed  ## Stop it and remove every trace
+	$(PY) -m devcluster down
+
+crd: .venv/.installed  ## Regenerate the CRD from the models
+	$(PY) -m llmtrain_operator.api.crd > crds/llmtrainjobs.yaml
+	cp crds/llmtrainjobs.yaml charts/llmtrain/crds/llmtrainjobs.yaml
+
+lint: .venv/.installed  ## ruff, mypy --strict, import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy operator/llmtrain_operator trainer_image/llmtrain_trainer devcluster
+	.venv/bin/lint-imports
+
+test: lint images  ## Every tier
+	$(PYTEST) tests/unit tests/api tests/e2e
+
+test-unit: .venv/.installed  ## Pure tests, seconds
+	$(PYTEST) tests/unit
+
+test-api: setup  ## Against a real etcd and kube-apiserver
+	$(PYTEST) tests/api
+
+test-e2e: images  ## Real kubelets, real images, real faults
+	$(PYTEST) tests/e2e
+
+soak: images  ## 30 minutes of training under load 8: no member may be declared lost
+	LLMTRAIN_SOAK_SECONDS=1800 $(PYTEST) --timeout 2400 tests/e2e -k soak
+
+bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
+	$(PY) tests/bench/$*.py
+
+.PHONY: help setup system lock images demo cluster-up cluster-down crd lint test test-unit test-api test-e2e soak

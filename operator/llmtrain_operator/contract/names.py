@@ -1,0 +1,71 @@
+"""Labels, annotations, environment variables and reasons: every string that two processes must spell alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "llmtrain.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "LLMTrainJob"
+PLURAL: Final = "llmtrainjobs"
+SINGULAR: Final = "llmtrainjob"
+SHORT_NAME: Final = "ltj"
+CATEGORY: Final = "llmtrain"
+FIELD_MANAGER: Final = "llmtrain-operator"
+
+# Labels and annotations
+LABEL_NAME: Final = "app.kubernetes.io/name"  # always "llmtrain"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"  # "member" on training pods
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"  # always "llmtrain-operator"
+LABEL_JOB: Final = f"{GROUP}/job"
+LABEL_INDEX: Final = f"{GROUP}/member-index"
+LABEL_INCARNATION: Final = f"{GROUP}/incarnation"
+ANNOTATION_DISCARD_PROGRESS: Final = f"{GROUP}/discard-progress"
+
+# A training pod
+CONTAINER: Final = "trainer"
+TOKEN_AUDIENCE: Final = f"{GROUP}/coordinator"
+DEFAULT_COORDINATOR_PORT: Final = 7443
+
+# Environment of the agent (set by the operator in the pod)
+ENV_JOB: Final = "LLMTRAIN_JOB"  # namespace/name
+ENV_SPEC: Final = "LLMTRAIN_SPEC"  # the job's spec, validated and defaulted, as JSON
+ENV_INDEX: Final = "LLMTRAIN_MEMBER_INDEX"
+ENV_INCARNATION: Final = "LLMTRAIN_INCARNATION"
+ENV_POD_NAME: Final = "LLMTRAIN_POD_NAME"
+ENV_POD_UID: Final = "LLMTRAIN_POD_UID"
+ENV_POD_IP: Final = "LLMTRAIN_POD_IP"
+ENV_PROC_PER_NODE: Final = "LLMTRAIN_PROC_PER_NODE"
+ENV_COORDINATOR: Final = "LLMTRAIN_COORDINATOR"  # comma-separated wss:// URLs, one per operator replica
+ENV_COORDINATOR_CA: Final = "LLMTRAIN_COORDINATOR_CA"  # PEM text of the CA that signed the coordinator's certificate
+ENV_TOKEN_FILE: Final = "LLMTRAIN_TOKEN_FILE"  # projected service-account token, audience TOKEN_AUDIENCE
+ENV_GRACE_SECONDS: Final = "LLMTRAIN_GRACE_SECONDS"  # between SIGTERM and SIGKILL for the workers
+
+# Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)
+ENV_ROUND: Final = "LLMTRAIN_ROUND"
+ENV_PROGRESS_SOCKET: Final = "LLMTRAIN_PROGRESS_SOCKET"  # unix datagram socket that takes `wire.Progress` as JSON
+
+# Why a worker ended. Trainer errors carry one of these in their error file; the operator's ladder reads them.
+REASON_OUT_OF_MEMORY: Final = "OutOfMemory"
+REASON_NON_FINITE_LOSS: Final = "NonFiniteLoss"
+REASON_DATA_MISSING: Final = "DataMissing"
+REASON_DATA_CORRUPT: Final = "DataCorrupt"
+REASON_VOCABULARY_MISMATCH: Final = "VocabularyMismatch"
+REASON_INVALID_CONFIG: Final = "InvalidConfig"
+REASON_OUTPUT_UNWRITABLE: Final = "OutputUnwritable"
+REASON_USER_ERROR: Final = "UserError"  # an exception or exit code of the user's code that is none of the above
+REASON_KILLED: Final = "Killed"  # a signal
+REASON_POD_LOST: Final = "PodLost"  # the pod, its node, or its agent went away
+
+PERMANENT_REASONS: Final = frozenset(
+    {
+        REASON_DATA_MISSING,
+        REASON_DATA_CORRUPT,
+        REASON_VOCABULARY_MISMATCH,
+        REASON_INVALID_CONFIG,
+        REASON_NON_FINITE_LOSS,
+        REASON_OUT_OF_MEMORY,
+    }
+)
+"""Errors that a restart cannot cure: the same input gives them again."""

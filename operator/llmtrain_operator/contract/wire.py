@@ -1,0 +1,205 @@
+"""The messages between agent, coordinator and controller.
+
+One JSON object per WebSocket message. Every message carries its whole state rather than a change, so that a lost
+or repeated one does no harm: an agent sends `Report`s (each is also its heartbeat), the coordinator sends the
+`Directive` that currently holds. Unknown fields are ignored, so that either end may be one minor version older.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+WIRE_VERSION = 1
+
+AgentState = Literal["joining", "running", "succeeded", "failed", "stopped"]
+Action = Literal["wait", "run", "stop"]
+Phase = Literal["loading", "training", "evaluating", "exporting", "done"]
+
+
+class WireError(ValueError):
+    """A message that is not what the protocol says; the peer is wrong or much newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a round. Its rank is its place in `Round.members`."""
+
+    index: int
+    incarnation: int
+    pod: str
+    uid: str
+    host: str
+    store_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A membership generation. `number` only grows and fences everything older."""
+
+    number: int
+    members: tuple[Member, ...]
+    procs_per_member: int
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers over all members."""
+        return len(self.members) * self.procs_per_member
+
+    def rank_of(self, uid: str) -> int | None:
+        """The member rank of the pod with this UID, None if it is not in the round."""
+        return next((rank for rank, member in enumerate(self.members) if member.uid == uid), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a worker says about training. Times are seconds; `loss` is the mean over the global batch's tokens (nats)."""
+
+    rank: int
+    round: int
+    phase: Phase = "training"
+    step: int = 0
+    max_steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    validation_loss: float | None = None
+    perplexity: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    step_seconds: float | None = None
+    data_wait_seconds: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a worker ended, in the trainer's own words. `reason` is one of `names.REASON_*`."""
+
+    reason: str
+    message: str
+    round: int
+    rank: int = -1
+    step: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An agent's whole state, sent on every change and at least once per heartbeat interval.
+
+    `round` is the round that the agent's workers are in, or were in last (0: none yet). In state "joining" the agent
+    has no workers and is ready for a round newer than `round`; `store_port` then names a fresh store that is listening.
+    `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
+    """
+
+    job: str
+    pod: str
+    uid: str
+    index: int
+    incarnation: int
+    host: str
+    state: AgentState
+    round: int = 0
+    store_port: int = 0
+    progress: Progress | None = None
+    failure: Failure | None = None
+    version: int = WIRE_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """What an agent should be doing. `run`: be in `round`. `stop`: end the workers with grace, then exit."""
+
+    action: Action
+    reason: str
+    round: Round | None = None
+    version: int = WIRE_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class AgentUpdate:
+    """Coordinator to controller: an agent's newest report and whether it is there.
+
+    `connected` False means that the connection closed or heartbeats stopped; `detail` says which. The identity
+    (`namespace`, `uid`) comes from the agent's token, not from its words.
+    """
+
+    namespace: str
+    uid: str
+    connected: bool
+    detail: str
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Controller to coordinator: the directives of all of a job's pods, by pod UID. Replaces what it said before."""
+
+    job: str
+    directives: dict[str, Directive]
+
+
+M = TypeVar("M")
+
+
+def encode(message: Any) -> str:
+    """One of this module's dataclasses as compact JSON."""
+    return json.dumps(dataclasses.asdict(message), separators=(",", ":"), allow_nan=True)
+
+
+def decode(kind: type[M], text: str | bytes) -> M:
+    """The message of type `kind` in `text`. Raises `WireError` if it is not one."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise WireError(f"not JSON: {error}") from error
+    return from_dict(kind, raw)
+
+
+def from_dict(kind: type[M], raw: Any) -> M:
+    """Build a dataclass from its dictionary form, ignoring unknown fields. Raises `WireError`."""
+    value = _build(kind, raw, kind.__name__)
+    return typing.cast(M, value)
+
+
+def _build(kind: Any, raw: Any, path: str) -> Any:
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if raw is None and type(None) in arguments:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), raw, path)
+    if origin is Literal:
+        if raw not in arguments:
+            raise WireError(f"{path}: {raw!r} is none of {', '.join(map(str, arguments))}")
+        return raw
+    if origin is tuple and isinstance(raw, list):
+        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(raw))
+    if origin is dict and isinstance(raw, dict):
+        return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in raw.items()}
+    if dataclasses.is_dataclass(kind):
+        return _build_record(kind, raw, path)
+    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return float(raw)
+    if kind in (int, float, str, bool) and type(raw) is kind:
+        return raw
+    raise WireError(f"{path}: {raw!r} is not {kind}")
+
+
+def _build_record(kind: Any, raw: Any, path: str) -> Any:
+    if not isinstance(raw, dict):
+        raise WireError(f"{path}: not an object")
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}
+    values = {name: _build(hints[name], raw[name], f"{path}.{name}") for name in known & raw.keys()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise WireError(f"{path}: {error}") from error

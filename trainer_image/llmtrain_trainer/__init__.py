@@ -1,0 +1,1 @@
+"""What runs inside a member: the elastic agent and the reference DeepSpeed trainer."""
