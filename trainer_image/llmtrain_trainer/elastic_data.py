@@ -1,0 +1,144 @@
+"""Which samples a rank trains on at a step, for any world size. Pure.
+
+Training consumes one endless sequence of samples whose order depends on the seed alone. Step `s` takes positions
+`s * global_batch` up to `(s + 1) * global_batch` of it, and the ranks share these by place. So a resize or restart
+at any step boundary neither repeats nor skips a sample: nothing but the step has to be remembered.
+
+Guarantees: the ranks' shares of a step are disjoint, together exactly the global batch, and differ by at most one
+sample; all ranks run the same number of micro-steps of the same shape (collectives stay matched), filled up with
+masked padding. A global batch smaller than the world leaves some ranks with padding only.
+Limit: the global batch must stay the same over a job's life, since positions are counted with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+
+DEFAULT_MICRO_BATCH = 8
+"""Most samples per worker and micro-step when the job does not say."""
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_FEISTEL_ROUNDS = 6
+
+_U64 = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class BatchPlan:
+    """How a global batch is split over ranks and micro-steps.
+
+    `micro_batch` given to the constructor is an upper bound on the samples that a worker holds at once; the attribute
+    is the smallest size that needs no more micro-steps than the bound does, so that little is spent on padding
+    (a share of 9 under the bound 8 runs as 5 + 4, not 8 + 1 padded to 16).
+    """
+
+    global_batch: int
+    world_size: int
+    micro_batch: int
+    micro_steps: int
+
+    def __init__(self, global_batch: int, world_size: int, micro_batch: int | None = None) -> None:
+        bound = DEFAULT_MICRO_BATCH if micro_batch is None else micro_batch
+        for name, value in (("global_batch", global_batch), ("world_size", world_size), ("micro_batch", bound)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        largest_share = -(-global_batch // world_size)
+        micro_steps = -(-largest_share // bound)
+        object.__setattr__(self, "global_batch", global_batch)
+        object.__setattr__(self, "world_size", world_size)
+        object.__setattr__(self, "micro_batch", -(-largest_share // micro_steps))
+        object.__setattr__(self, "micro_steps", micro_steps)
+
+    def share(self, rank: int) -> range:
+        """The rank's places within any global batch, a contiguous part of `range(global_batch)`; may be empty."""
+        if not 0 <= rank < self.world_size:
+            raise ValueError(f"rank is {rank}; it must be from 0 to {self.world_size - 1}")
+        base, extra = divmod(self.global_batch, self.world_size)
+        start = rank * base + min(rank, extra)
+        return range(start, start + base + (rank < extra))
+
+    def samples(self, step: int, rank: int) -> tuple[tuple[int | None, ...], ...]:
+        """Positions in the sample sequence that `rank` trains on at `step` (from 0).
+
+        Shape (micro_steps, micro_batch); None is a place for masked padding.
+        """
+        first = step * self.global_batch
+        places: list[int | None] = [first + place for place in self.share(rank)]
+        places += [None] * (self.micro_steps * self.micro_batch - len(places))
+        return tuple(tuple(places[at : at + self.micro_batch]) for at in range(0, len(places), self.micro_batch))
+
+    def loss_scale(self, batch_tokens: int) -> float:
+        """Factor for a micro-batch's *summed* token losses that makes the step's gradient the mean over its tokens.
+
+        `batch_tokens` is the number of label tokens in the whole global batch. Data parallelism averages gradients
+        over ranks and accumulation averages over micro-steps; both treat a half-padded micro-batch like a full one,
+        and a mean over none but padding would be 0/0. The factor undoes the two averages.
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; a global batch has at least one label token")
+        return self.world_size * self.micro_steps / batch_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOrder:
+    """Endless order of sample indices: one fresh permutation of `range(total)` per epoch, a function of the seed alone.
+
+    Each index is computed from its position by a keyed Feistel network, which is a bijection by construction: no
+    stored permutation (8 GB per worker for a billion samples), no state to save, and a resume at any step is free.
+    The network works on pairs of digits to the base ceil(sqrt(total)), so its domain hardly exceeds `total`; the few
+    values outside are sent round again until they fall inside (cycle walking), which keeps it a bijection.
+    Not cryptographic.
+    """
+
+    seed: int
+    total: int
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.total < 1:
+            raise ValueError(f"total is {self.total}; an order needs at least 1 sample")
+
+    def __getitem__(self, position: int) -> int:
+        """The sample index at a position of the endless sequence."""
+        return int(self.indices([position])[0])
+
+    def indices(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Sample indices of many positions at once, same shape as `positions` (which may span epochs)."""
+        epoch, within = np.divmod(np.asarray(positions, dtype=np.uint64), np.uint64(self.total))
+        if self.shuffle and self.total > 1:
+            within = self._permuted(within, _mixed(epoch * np.uint64(_GOLDEN) ^ np.uint64(self.seed & _MASK)))
+        return within.astype(np.int64)
+
+    def epoch(self, position: int) -> float:
+        """Passes over the data made before `position`."""
+        return position / self.total
+
+    def _permuted(self, values: _U64, keys: _U64) -> _U64:
+        result = _feistel(values, keys, self.total)
+        while (outside := result >= self.total).any():
+            result[outside] = _feistel(result[outside], keys[outside], self.total)
+        return result
+
+
+def _feistel(values: _U64, keys: _U64, total: int) -> _U64:
+    """A keyed bijection of `range(ceil(sqrt(total)) ** 2)`, which holds `range(total)`."""
+    base = np.uint64(isqrt(total - 1) + 1)
+    left: _U64 = values // base
+    right: _U64 = values % base
+    for number in range(_FEISTEL_ROUNDS):
+        noise = _mixed(keys + right * np.uint64(_GOLDEN) + np.uint64(number)) % base
+        left, right = right, (left + noise) % base
+    return np.asarray(left * base + right)
+
+
+def _mixed(values: _U64) -> _U64:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every input bit reaches every output bit."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))
