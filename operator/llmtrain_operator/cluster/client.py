@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -104,7 +104,7 @@ class Client:
 
     async def watch(
         self, resource: Resource, namespace: str = "", *, query: Mapping[str, str | int]
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The events of one watch request until the server ends it."""
         query = {**query, "watch": "true"}
         path = resource.path(namespace)
@@ -130,7 +130,7 @@ class Client:
             self._on_call(verb, resource.plural, str(response.status))
             try:
                 if response.status >= 400:
-                    raise error_of(response.status, await response.read())
+                    raise error_of(response.status, _message_in(await response.read()))
                 yield response
             finally:
                 response.close() if verb == "watch" else response.release()
@@ -151,17 +151,21 @@ class Client:
         return response
 
 
-def error_of(code: int, body: bytes) -> Exception:
-    """The exception for an HTTP error, with the server's own words from its `Status` object."""
-    try:
-        message = str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = body.decode(errors="replace")[:500]
+def error_of(code: int, message: str) -> Exception:
+    """The exception for an HTTP error, with the server's own words."""
     text = f"{message} (HTTP {code})"
     if code == 401 or code == 429 or code >= 500:
         return Unavailable(text)
     kinds: Mapping[int, type[Exception]] = {404: NotFound, 409: Conflict, 410: Gone}
     return kinds.get(code, Rejected)(text)
+
+
+def _message_in(body: bytes) -> str:
+    """The message of a `Status` object, or the raw text where something else than the API server answered."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:500]
 
 
 @contextlib.asynccontextmanager
