@@ -27,6 +27,7 @@ ANNOTATION_DISCARD_PROGRESS: Final = f"{GROUP}/discard-progress"
 CONTAINER: Final = "trainer"
 TOKEN_AUDIENCE: Final = f"{GROUP}/coordinator"
 DEFAULT_COORDINATOR_PORT: Final = 7443
+VOLUME_ROOT: Final = "/llmtrain/volumes"  # the claim of a pvc:// URI is mounted at VOLUME_ROOT/<claim>
 
 # Environment of the agent (set by the operator in the pod)
 ENV_JOB: Final = "LLMTRAIN_JOB"  # namespace/name
@@ -55,6 +56,7 @@ REASON_VOCABULARY_MISMATCH: Final = "VocabularyMismatch"
 REASON_INVALID_CONFIG: Final = "InvalidConfig"
 REASON_OUTPUT_UNWRITABLE: Final = "OutputUnwritable"
 REASON_USER_ERROR: Final = "UserError"  # an exception or exit code of the user's code that is none of the above
+REASON_PEER_LOST: Final = "PeerLost"  # a collective broke because another worker went away: the cause is elsewhere
 REASON_KILLED: Final = "Killed"  # a signal
 REASON_POD_LOST: Final = "PodLost"  # the pod, its node, or its agent went away
 

@@ -1,0 +1,48 @@
+"""What a worker tells its agent, and rank 0 the reader of its log.
+
+Reports are datagrams on a unix socket: fire and forget. An agent that is slow, restarting or absent costs training
+nothing; a lost report is replaced by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+from typing import Any
+
+from llmtrain_operator.contract import names, wire
+
+
+class Reporter:
+    """Keeps this worker's `wire.Progress` and sends it on every change."""
+
+    def __init__(self, rank: int, max_steps: int) -> None:
+        self.progress = wire.Progress(
+            rank=rank, round=int(os.environ.get(names.ENV_ROUND, "0")), phase="loading", max_steps=max_steps
+        )
+        self._path = os.environ.get(names.ENV_PROGRESS_SOCKET)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self.update()
+
+    def update(self, **changes: Any) -> None:
+        """Change the named fields of the progress and send all of it."""
+        self.progress = dataclasses.replace(self.progress, **changes)
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(wire.encode(self.progress).encode(), self._path)
+
+
+def step_line(progress: wire.Progress) -> str:
+    """`step 20/200 loss 3.2101 lr 3.0e-04 12,345 tok/s`."""
+    return (
+        f"step {progress.step}/{progress.max_steps} loss {progress.loss:.4f} lr {progress.learning_rate:.1e} "
+        f"{progress.tokens_per_second:,.0f} tok/s"
+    )
+
+
+def is_worth_a_line(step: int, max_steps: int) -> bool:
+    """About twenty lines for a short run, one in a hundred steps for a long one; first and last always."""
+    return step in (1, max_steps) or step % min(100, max(1, max_steps // 20)) == 0
