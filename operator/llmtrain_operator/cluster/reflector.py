@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -75,9 +75,8 @@ class Reflector(Generic[T]):
         entry = self._entries.get(key)
         return entry.item if entry else None
 
-    def keys(self) -> list[str]:
-        """The keys of all known objects."""
-        return list(self._entries)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
 
     def absorb(self, raw: Mapping[str, Any]) -> None:
         """Take in the answer of an own write, so that the next read sees it without waiting for the watch."""

@@ -57,3 +57,9 @@ def split_key(key: str) -> tuple[str, str]:
     """Namespace and name of a `namespace/name` key; the namespace is empty for cluster-scoped objects."""
     namespace, _, name = key.rpartition("/")
     return namespace, name
+
+
+def controller_of(obj: Mapping[str, Any]) -> str:
+    """The UID of the controlling owner, empty if there is none."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")

@@ -1,0 +1,130 @@
+"""The controller's port onto a Kubernetes API server: reads from reflectors, writes through to the server.
+
+What a write returns is taken into the reflectors at once, so that a pass sees what the pass before it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from llmtrain_operator.cluster import writes
+from llmtrain_operator.cluster.client import Client
+from llmtrain_operator.cluster.events import EventPoster
+from llmtrain_operator.cluster.projections import job_view, node_view, pod_view
+from llmtrain_operator.cluster.reflector import Reflector
+from llmtrain_operator.cluster.resources import JOBS, NODES, PODS, split_key
+from llmtrain_operator.contract import names
+from llmtrain_operator.state import NodeView, PodView
+
+
+class Cluster:
+    """Implements `ports.ClusterPort` for some namespaces, or for all if `namespaces` is empty.
+
+    `wake(key)` is called for every job that something changed for: the job object, a pod of it, a node under one.
+    Reads are complete once `synced()` has returned; they work, with less, before.
+    """
+
+    def __init__(self, client: Client, wake: Callable[[str], None], namespaces: Sequence[str] = ()) -> None:
+        self._client, self._wake = client, wake
+        self._events = EventPoster(client)
+        self._pods_of: dict[str, dict[str, PodView]] = defaultdict(dict)  # by job key, then by pod key
+        self._jobs = {
+            ns: Reflector(client, JOBS, job_view, self._job_changed, namespace=ns) for ns in namespaces or ("",)
+        }
+        self._pods = {
+            ns: Reflector(client, PODS, pod_view, self._pod_changed, namespace=ns, selector=names.LABEL_JOB)
+            for ns in namespaces or ("",)
+        }
+        self._nodes = Reflector(client, NODES, node_view, self._node_changed, optional=True)
+
+    async def run(self) -> None:
+        """Keep the caches up to date and post events, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self._reflectors():
+                tasks.create_task(reflector.run())
+            tasks.create_task(self._events.run())
+
+    async def synced(self) -> None:
+        """Return when all caches have seen their first complete list."""
+        for reflector in self._reflectors():
+            await reflector.synced.wait()
+
+    def jobs(self) -> Collection[str]:
+        """See `ports.ClusterPort.jobs`, as for all that follow."""
+        return [key for reflector in self._jobs.values() for key in reflector]
+
+    def job(self, key: str) -> Mapping[str, Any] | None:
+        reflector = _responsible(self._jobs, split_key(key)[0])
+        return reflector.get(key) if reflector else None
+
+    def pods(self, key: str) -> tuple[PodView, ...]:
+        job = self.job(key)
+        # Pods of an earlier job of that name linger until the garbage collector has seen them.
+        mine = (p for p in self._pods_of.get(key, {}).values() if job is None or p.owner == job["metadata"]["uid"])
+        return tuple(sorted(mine, key=lambda pod: (pod.index, pod.incarnation)))
+
+    def node(self, name: str) -> NodeView | None:
+        return self._nodes.get(name)
+
+    async def apply(self, obj: Mapping[str, Any]) -> None:
+        self._absorb(await writes.apply(self._client, obj))
+
+    async def create(self, obj: Mapping[str, Any]) -> None:
+        self._absorb(await writes.create(self._client, obj))
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, uid: str | None = None, grace: int | None = None
+    ) -> None:
+        self._absorb(await writes.delete(self._client, kind, namespace, name, uid, grace))
+
+    async def patch_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        self._absorb(await writes.patch_status(self._client, job, status))
+
+    async def patch_desired(self, job: Mapping[str, Any], desired: int) -> None:
+        self._absorb(await writes.patch_desired(self._client, job, desired))
+
+    def post_event(self, job: Mapping[str, Any], reason: str, message: str, *, warning: bool = False) -> None:
+        self._events.post(job, reason, message, warning=warning)
+
+    def _reflectors(self) -> list[Reflector[Any]]:
+        return [*self._jobs.values(), *self._pods.values(), self._nodes]
+
+    def _absorb(self, answer: Mapping[str, Any] | None) -> None:
+        if answer is None:
+            return
+        caches: Mapping[str, Mapping[str, Reflector[Any]]] = {names.KIND: self._jobs, "Pod": self._pods}
+        reflector = _responsible(caches.get(answer["kind"], {}), answer["metadata"].get("namespace", ""))
+        if reflector:
+            reflector.absorb(answer)
+
+    def _job_changed(self, key: str, old: object, new: object) -> None:
+        del old, new
+        self._wake(key)
+
+    def _pod_changed(self, key: str, old: PodView | None, new: PodView | None) -> None:
+        if old and not (new and _job_of(new) == _job_of(old)):
+            siblings = self._pods_of[_job_of(old)]
+            del siblings[key]
+            if not siblings:
+                del self._pods_of[_job_of(old)]
+            self._wake(_job_of(old))
+        if new:
+            self._pods_of[_job_of(new)][key] = new
+            self._wake(_job_of(new))
+
+    def _node_changed(self, key: str, old: NodeView | None, new: NodeView | None) -> None:
+        del old, new
+        for job, pods in self._pods_of.items():
+            if any(pod.node == key for pod in pods.values()):
+                self._wake(job)
+
+
+def _job_of(pod: PodView) -> str:
+    return f"{pod.namespace}/{pod.job}"
+
+
+def _responsible(reflectors: Mapping[str, Reflector[Any]], namespace: str) -> Reflector[Any] | None:
+    return reflectors.get(namespace) or reflectors.get("")

@@ -1,0 +1,114 @@
+"""Raw objects -> the few facts that are kept of them. Total: an odd object gives an odd view or None, never an error.
+
+Strings that many pods share are interned, which halves the memory of a large cluster's views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from sys import intern
+from typing import Any, Final
+
+from llmtrain_operator.cluster.resources import controller_of
+from llmtrain_operator.contract import names
+from llmtrain_operator.state import NodeView, PodView
+
+_USUAL_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+_KILLED: Final = 137
+
+
+def pod_view(raw: Mapping[str, Any]) -> PodView | None:
+    """A member's pod; None if its labels do not make it one."""
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    labels = metadata.get("labels") or {}
+    index, incarnation = labels.get(names.LABEL_INDEX, ""), labels.get(names.LABEL_INCARNATION, "")
+    if not (labels.get(names.LABEL_JOB) and index.isdecimal() and incarnation.isdecimal()):
+        return None
+    conditions = _conditions(status)
+    placement = conditions.get("PodScheduled", {})
+    node = spec.get("nodeName", "")
+    reason, message = _trouble(status, conditions)
+    return PodView(
+        name=metadata["name"],
+        namespace=intern(metadata["namespace"]),
+        uid=metadata["uid"],
+        job=intern(labels[names.LABEL_JOB]),
+        index=int(index),
+        incarnation=int(incarnation),
+        phase=intern(status.get("phase", "Pending")),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        node=intern(node),
+        deleting="deletionTimestamp" in metadata,
+        ip=status.get("podIP", ""),
+        reason=intern(reason),
+        message=message,
+        exit_code=_exit_code(status),
+        created=metadata.get("creationTimestamp", ""),
+        scheduled=bool(node),
+        unschedulable_message="" if node else placement.get("message", ""),
+        owner=intern(controller_of(raw)),
+    )
+
+
+def node_view(raw: Mapping[str, Any]) -> NodeView:
+    """A node, whoever runs on it."""
+    status = raw.get("status") or {}
+    return NodeView(
+        name=raw["metadata"]["name"],
+        uid=raw["metadata"]["uid"],
+        ready=_conditions(status).get("Ready", {}).get("status") == "True",
+        schedulable=not (raw.get("spec") or {}).get("unschedulable", False),
+        boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
+    )
+
+
+def job_view(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The whole job object but for `managedFields`, which often outweigh all the rest."""
+    return {**raw, "metadata": {k: v for k, v in raw["metadata"].items() if k != "managedFields"}}
+
+
+def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {c.get("type", ""): c for c in status.get("conditions") or ()}
+
+
+def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """Reason and message of what is wrong, most telling first: what was done to the pod, then its containers."""
+    if status.get("reason"):
+        return status["reason"], status.get("message", "")
+    disruption = conditions.get("DisruptionTarget", {})
+    if disruption.get("status") == "True":
+        return disruption.get("reason", ""), disruption.get("message", "")
+    containers = [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
+    containers.sort(key=lambda container: container.get("name") != names.CONTAINER)
+    return _first(_end(c) for c in containers) or _first(_wait(c) for c in containers) or ("", "")
+
+
+def _first(troubles: Iterable[tuple[str, str] | None]) -> tuple[str, str] | None:
+    return next((trouble for trouble in troubles if trouble), None)
+
+
+def _end(container: Mapping[str, Any]) -> tuple[str, str] | None:
+    end = (container.get("state") or {}).get("terminated")
+    if not end or end.get("exitCode", 0) == 0:
+        return None
+    reason, code = end.get("reason", "Error"), end["exitCode"]
+    # After a node-wide shortage the kubelet calls every end of a container OOMKilled; only a SIGKILL can be one.
+    if reason == "OOMKilled" and code != _KILLED:
+        reason = "Error"
+    words = end.get("message", "").strip() or f"exit code {code}"
+    return reason, words if container.get("name") == names.CONTAINER else f"container {container.get('name')}: {words}"
+
+
+def _wait(container: Mapping[str, Any]) -> tuple[str, str] | None:
+    wait = (container.get("state") or {}).get("waiting") or {}
+    if wait.get("reason", "") in _USUAL_WAITS:
+        return None
+    return wait["reason"], wait.get("message", "")
+
+
+def _exit_code(status: Mapping[str, Any]) -> int | None:
+    for container in status.get("containerStatuses") or ():
+        if container.get("name") == names.CONTAINER:
+            code = ((container.get("state") or {}).get("terminated") or {}).get("exitCode")
+            return None if code is None else int(code)
+    return None

@@ -1,0 +1,103 @@
+"""The writes: idempotent, so that a pass which failed half-way is simply run again.
+
+Apply is server-side with one field manager, so what other controllers put on an object stays. Status writes carry the
+resource version that was observed, so that two operators, or an operator and its own stale cache, cannot overwrite
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llmtrain_operator.cluster.client import Client, NotFound
+from llmtrain_operator.cluster.resources import BY_KIND, JOBS, controller_of, resource_of
+from llmtrain_operator.contract import names
+from llmtrain_operator.ports import Conflict
+
+_MANAGER: Final = {"fieldManager": names.FIELD_MANAGER}
+
+
+async def apply(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the fields of `obj` hold, whoever held them before. Returns the object as it is now."""
+    metadata = obj["metadata"]
+    query = {**_MANAGER, "force": "true"}
+    return await client.request(
+        "apply", resource_of(obj), metadata.get("namespace", ""), metadata["name"], query=query, body=obj
+    )
+
+
+async def create(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
+    """Create `obj`, or find it created: same name and controlling owner, not being deleted. Else raises `Conflict`."""
+    resource, metadata = resource_of(obj), obj["metadata"]
+    namespace, name = metadata.get("namespace", ""), metadata["name"]
+    try:
+        return await client.request("create", resource, namespace, query=_MANAGER, body=obj)
+    except Conflict:
+        found = await client.request("get", resource, namespace, name)
+    if controller_of(found) != controller_of(obj):
+        raise Conflict(
+            f"{resource.kind} {namespace}/{name} exists and is not ours: {controller_of(found) or 'no owner'}"
+        )
+    if "deletionTimestamp" in found["metadata"]:
+        raise Conflict(f"{resource.kind} {namespace}/{name} is still being deleted")
+    return found
+
+
+async def delete(
+    client: Client, kind: str, namespace: str, name: str, uid: str | None = None, grace: int | None = None
+) -> dict[str, Any] | None:
+    """Delete the object, with `uid` only that very one. Returns it while it lingers, None once there is none."""
+    options: dict[str, Any] = {"propagationPolicy": "Background"}
+    if uid is not None:
+        options["preconditions"] = {"uid": uid}
+    if grace is not None:
+        options["gracePeriodSeconds"] = grace
+    try:
+        answer = await client.request("delete", BY_KIND[kind], namespace, name, body=options)
+    except (NotFound, Conflict):  # gone, or another object has its name by now
+        return None
+    return answer if answer.get("kind") == kind else None
+
+
+async def patch_status(client: Client, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Make `status` the whole status of `job` as observed. None, without a request, if it already is."""
+    change = merge_patch(job.get("status") or {}, status)
+    if not change:
+        return None
+    return await _patch_job(client, job, {"status": change}, subresource="status")
+
+
+async def patch_desired(client: Client, job: Mapping[str, Any], desired: int) -> dict[str, Any]:
+    """Set `spec.nodes.desired`."""
+    return await _patch_job(client, job, {"spec": {"nodes": {"desired": desired}}})
+
+
+async def _patch_job(
+    client: Client, job: Mapping[str, Any], patch: Mapping[str, Any], subresource: str = ""
+) -> dict[str, Any]:
+    metadata = job["metadata"]
+    guard = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+    return await client.request(
+        "patch",
+        JOBS,
+        metadata["namespace"],
+        metadata["name"],
+        subresource=subresource,
+        query=_MANAGER,
+        body={"metadata": guard, **patch},
+    )
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7396) that turns `old` into `new`. Lists are replaced whole; None means absent."""
+    patch: dict[str, Any] = {key: None for key, value in old.items() if value is not None and new.get(key) is None}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            inner = merge_patch(before, value)
+            if inner:
+                patch[key] = inner
+        elif value is not None and value != before:
+            patch[key] = value
+    return patch
