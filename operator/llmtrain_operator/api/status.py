@@ -1,0 +1,188 @@
+"""The status of an `LLMTrainJob`: all that the operator knows and must remember, written by it alone.
+
+After a restart the operator goes on from here as if nothing had happened. Times are RFC 3339 strings.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llmtrain_operator.api.record import Record, StatusRecord
+from llmtrain_operator.api.spec import JobSpec
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+State = Literal["Pending", "Invalid", "Starting", "Running", "Recovering", "Suspended", "Complete", "Failed"]
+
+
+class Condition(StatusRecord):
+    """A metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """What it is about: Valid, Running, Recovering, Resizing, Suspended, Complete, Failed, Protected."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(max_length=1024)]
+    """Why, as one PascalCase word."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """Why, as a sentence."""
+    last_transition_time: Time
+    """When status changed last."""
+    observed_generation: int | None = None
+    """Generation of the job that it was judged by."""
+
+
+class MemberStatus(StatusRecord):
+    """A member of the current round. Its rank is its place in the list."""
+
+    index: int
+    """Stable number of the member."""
+    incarnation: int
+    """How many pods this index has had."""
+    pod: str
+    """Name of its pod."""
+    uid: str
+    """UID of its pod."""
+    host: str
+    """Address that the other members reach it at."""
+    store_port: int
+    """Port of the rendezvous store that it hosts if its rank is 0."""
+
+
+class RoundStatus(StatusRecord):
+    """The current membership generation. Written before it is published, so that it never runs twice."""
+
+    number: int
+    """Number of the round; it only grows."""
+    procs_per_member: int
+    """Workers per member."""
+    members: tuple[MemberStatus, ...]
+    """Members in order of rank."""
+    started_at: Time
+    """When the round was formed."""
+    reason: str = ""
+    """Why it has these members."""
+
+
+class ProgressStatus(StatusRecord):
+    """How far training is, as its rank 0 reports it."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    max_steps: int = 0
+    """Optimizer steps to do."""
+    loss: float | None = None
+    """Mean training loss of the newest step, in nats per token."""
+    validation_loss: float | None = None
+    """Newest mean validation loss, in nats per token."""
+    perplexity: float | None = None
+    """exp(validationLoss)."""
+    tokens_per_second: float | None = None
+    """Tokens trained per second over all workers."""
+    mfu: float | None = None
+    """Estimated share of the hardware's peak arithmetic that the model uses, 0 to 1."""
+    learning_rate: float | None = None
+    """Learning rate of the newest step."""
+    gradient_norm: float | None = None
+    """Norm of the gradient before clipping."""
+    step_seconds: float | None = None
+    """Seconds per step."""
+    phase: str = "loading"
+    """loading, training, evaluating, exporting or done."""
+    eta: str | None = None
+    """Estimated time left, such as 3m12s."""
+    updated_at: Time | None = None
+    """When this was last different."""
+
+
+class FailureStatus(StatusRecord):
+    """The newest failure, in the trainer's own words where there are any."""
+
+    reason: str
+    """What kind of failure, as one PascalCase word."""
+    message: str = ""
+    """The error."""
+    traceback: str = ""
+    """The end of the traceback."""
+    member: int = -1
+    """Index of the member that it happened on."""
+    rank: int = -1
+    """Rank of the worker; -1 if unknown."""
+    step: int = 0
+    """Step that it happened in."""
+    exit_code: int | None = None
+    """Exit code of the worker, if it exited."""
+    signal: int | None = None
+    """Signal that ended the worker, if one did."""
+    time: Time | None = None
+    """When the operator learned of it."""
+
+
+class JobStatus(StatusRecord):
+    """What the operator observed and decided."""
+
+    observed_generation: int | None = None
+    """Generation of the spec that this status is about."""
+    state: State = "Pending"
+    """One word for where the job is."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+    ] = ()
+    """What holds and what does not, with reasons."""
+    round: RoundStatus | None = None
+    """The current round; absent while none runs."""
+    rounds: int = 0
+    """Number of the newest round that was formed."""
+    incarnations: dict[str, int] = Field(default_factory=dict)
+    """Newest incarnation by member index."""
+    nodes: str = ""
+    """Members in the round / members wanted, such as 2/3."""
+    replicas: int = 0
+    """Member pods that have not ended (for the scale subresource)."""
+    selector: str = ""
+    """Label selector of the member pods (for the scale subresource)."""
+    target_nodes: int | None = None
+    """Members wanted."""
+    progress: ProgressStatus | None = None
+    """How far training is."""
+    best_step: int = 0
+    """Farthest step of earlier rounds; steps up to it are done again after a restart."""
+    restarts: int = 0
+    """Rounds that were lost."""
+    failures_counted: int = 0
+    """Restarts that used up recovery.maxRestarts."""
+    streak: int = 0
+    """How often in a row the same failure happened."""
+    last_failure: FailureStatus | None = None
+    """The newest failure."""
+    not_before: Time | None = None
+    """Back-off: no round is formed before."""
+    waiting_since: Time | None = None
+    """Since when members are being waited for."""
+    start_time: Time | None = None
+    """When the operator first saw the job."""
+    completion_time: Time | None = None
+    """When the job became Complete or Failed."""
+    goodput: str | None = None
+    """Productive share of the time since the start, suspension not counted, such as 97.3%."""
+    ledger: dict[str, float] = Field(default_factory=dict)
+    """Seconds of the job's life by what they went to; the sum is the time since the start."""
+    ledger_time: Time | None = None
+    """Up to when the ledger is booked."""
+
+
+class LLMTrainJob(Record):
+    """A language-model training job that survives the loss of processes, pods and nodes."""
+
+    api_version: Literal["llmtrain.io/v1alpha1"] = "llmtrain.io/v1alpha1"
+    """llmtrain.io/v1alpha1"""
+    kind: Literal["LLMTrainJob"] = "LLMTrainJob"
+    """LLMTrainJob"""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Standard object metadata."""
+    spec: JobSpec
+    """What to train, on what, and how."""
+    status: JobStatus = JobStatus()
+    """What the operator observed and decided. Written by the operator alone."""
