@@ -1,0 +1,3 @@
+from llmtrain_operator.coordinator.main import main
+
+main()

@@ -1,0 +1,55 @@
+import pytest
+
+from llmtrain_operator.contract.wire import Directive, Publish, Round
+from llmtrain_operator.coordinator.directives import Directives
+from llmtrain_operator.coordinator.sessions import LagMeter, expired
+
+DEADLINE = 5.0
+
+
+def heard(*silences):
+    return {str(i): 100.0 - silence for i, silence in enumerate(silences)}
+
+
+@pytest.mark.parametrize(
+    ("silences", "lag", "lost"),
+    [
+        pytest.param((0.1, 4.9), 0.0, "", id="within the deadline"),
+        pytest.param((0.1, 5.1), 0.0, "1", id="one silent agent is lost"),
+        pytest.param((0.1, 5.1), 0.2, "", id="while the coordinator did not listen nobody is lost"),
+        pytest.param((5.1, 5.1, 0.1), 0.0, "", id="many at once: the coordinator suspects itself"),
+        pytest.param((5.1, 4.3, 0.1), 0.0, "", id="the second of many is still falling silent"),
+        pytest.param((5.1, 2.0, 0.1), 0.0, "0", id="a short pause of another is no sign of a fault here"),
+        pytest.param((10.1, 10.1, 0.1), 0.0, "01", id="many at once: after one more deadline they are lost"),
+        pytest.param((5.1, 5.1) + (0.1,) * 9, 0.0, "01", id="two of eleven are not many"),
+        pytest.param((), 0.0, "", id="nobody there"),
+    ],
+)
+def test_silence_ends_a_membership_unless_the_fault_may_be_here(silences, lag, lost):
+    """An agent is lost after the deadline, extended by lag, and doubled when more than a fifth fall silent together."""
+    assert expired(100.0, heard(*silences), lag, DEADLINE) == frozenset(lost)
+
+
+def test_stalls_count_only_for_a_while():
+    """Stalls of the loop add up within the window and are forgotten after it."""
+    meter = LagMeter(window=10.0)
+    assert meter.note(1.0, 2.0) == 2.0
+    assert meter.note(5.0, 1.0) == 3.0
+    assert meter.note(11.5, 0.0) == 1.0
+    assert meter.note(20.0, 0.0) == 0.0
+
+
+def run(number):
+    return Directive("run", "go", Round(number, (), 1))
+
+
+def test_a_pod_is_never_sent_back_to_an_older_round():
+    """An older round published late changes nothing, a newer one and a stop do."""
+    directives = Directives()
+    assert directives.replace(Publish("ns/j", {"a": run(2)})) == {"a": run(2)}
+    assert directives.replace(Publish("ns/j", {"a": run(1)})) == {}
+    assert directives.of("a") == run(2)
+    assert directives.replace(Publish("ns/j", {"a": run(3), "b": run(3)})) == {"a": run(3), "b": run(3)}
+    stop = Directive("stop", "suspended")
+    assert directives.replace(Publish("ns/j", {"a": stop})) == {"a": stop}
+    assert directives.of("b") is None
