@@ -6,17 +6,22 @@ writes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llmtrain_operator.api import JobStatus
+from llmtrain_operator.contract.wire import Directive, Report
 
 
 @dataclass(frozen=True, slots=True)
 class PodView:
     """The few facts about a member's pod that decisions are made of.
 
-    `reason` and `message` say why the pod is not (or no longer) working, in the order of how telling they are: the
-    trainer container's end, what it waits for (ImagePullBackOff, CreateContainerError, ...), the pod's own reason
-    (Evicted, NodeLost, ...). Empty while all is well. `exit_code` is the trainer container's, once it has ended.
-    `unschedulable_message` is the scheduler's or the gate's explanation while `scheduled` is False.
+    `job` is the job's name. `reason` and `message` say why the pod is not (or no longer) working, the most telling
+    first: what was done to the pod (Evicted, NodeLost, PreemptionByScheduler, ...), how a container ended (OOMKilled,
+    Error, ...), what one waits for (ImagePullBackOff, CreateContainerError, ...). Empty while all is well.
+    `exit_code` is the trainer container's, once it has ended. `unschedulable_message` is the scheduler's or the gate's
+    explanation while `scheduled` is False. `owner` is the UID of the controlling job object.
     """
 
     name: str
@@ -36,6 +41,7 @@ class PodView:
     created: str
     scheduled: bool
     unschedulable_message: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +53,103 @@ class NodeView:
     ready: bool
     schedulable: bool
     boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """What is known of an agent. `silent_for` is in seconds: 0 while it is connected, and while the coordinator
+    itself is away, because then nothing can be said about the agent."""
+
+    uid: str
+    connected: bool
+    silent_for: float
+    detail: str
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """The job object without its spec and status."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    deleting: bool = False
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look at the world around a job.
+
+    `children_applied`: Service, budget and account are as they should be. `refused`: indexes whose pod the API server
+    has just refused to create, with its words; they are left alone until they drop out of here.
+    """
+
+    pods: tuple[PodView, ...] = ()
+    agents: Mapping[str, AgentView] = field(default_factory=dict)
+    children_applied: bool = False
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyChildren:
+    """Bring Service, disruption budget and service account to what `manifests.children` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillDesired:
+    """Write `spec.nodes.desired`, absent so far: the one spec field that the operator defaults by a write."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePod:
+    """Create the member pod of this index and incarnation; finding it there already is success."""
+
+    index: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete this very pod (by UID), and say why."""
+
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteJob:
+    """Delete the finished job: its time to live is over."""
+
+
+Action = ApplyChildren | FillDesired | CreatePod | DeletePod | DeleteJob
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes event about the job. `reason` is PascalCase."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one pass decided. `status` is written first; `actions` and `directives` hold only if that succeeds."""
+
+    status: JobStatus
+    actions: tuple[Action, ...] = ()
+    directives: Mapping[str, Directive] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    look_again: float | None = None

@@ -95,7 +95,8 @@ class Report:
     """An agent's whole state, sent on every change and at least once per heartbeat interval.
 
     `round` is the round that the agent's workers are in, or were in last (0: none yet). In state "joining" the agent
-    has no workers and is ready for a round newer than `round`; `store_port` then names a fresh store that is listening.
+    has no workers and is ready for a round newer than `round`. `store_port` names a listening store that no round has
+    used yet, 0 if there is none: a joining agent always has one, a running one may.
     `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
     """
 
@@ -115,7 +116,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """What an agent should be doing. `run`: be in `round`. `stop`: end the workers with grace, then exit."""
+    """What an agent should be doing.
+
+    `run`: be in `round`. `wait`: be in no round: end the workers at once if there are any, and join. `stop`: end the
+    workers with grace, then exit. Without any directive (the coordinator has just started, say) an agent goes on.
+    """
 
     action: Action
     reason: str

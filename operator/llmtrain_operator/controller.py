@@ -1,0 +1,205 @@
+"""The control loop's edge: key -> observe -> plan -> write status -> act -> publish -> tell.
+
+One pass per job at a time. The status is written first, under the observed resourceVersion: if that fails nothing of
+the plan is carried out, so what the operator did is always what the status says. Mere progress is written at most
+once a second per job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from llmtrain_operator import manifests
+from llmtrain_operator.agents import AgentBook
+from llmtrain_operator.api import JobSpec, JobStatus
+from llmtrain_operator.api.validation import Problem, parse
+from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import AgentUpdate, Publish
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.plan import plan
+from llmtrain_operator.ports import ClusterPort, Conflict, Rejected
+from llmtrain_operator.state import (
+    Action,
+    ApplyChildren,
+    CreatePod,
+    DeleteJob,
+    DeletePod,
+    FillDesired,
+    JobView,
+    Observed,
+    Plan,
+)
+
+log = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL = 1.0
+"""Seconds between two status writes of one job that say nothing but how far it is."""
+REFUSAL_PAUSE = 30.0
+"""Seconds before a pod that the API server refused (quota, admission) is tried again."""
+CHILDREN_TRUST = 300.0
+"""Seconds after which Service, budget and account are applied again in case someone changed them."""
+_PROGRESS_FIELDS = frozenset({"progress", "ledger", "ledger_time", "goodput"})
+
+
+class Publisher(Protocol):
+    """The coordinator's side of the controller."""
+
+    def publish(self, publish: Publish) -> None:
+        """Make these the directives of the job's agents."""
+
+
+class Controller:
+    """Reconciles jobs of `cluster`. `wake` puts a job's key on the queue."""
+
+    def __init__(
+        self,
+        cluster: ClusterPort,
+        publisher: Publisher,
+        settings: manifests.Settings,
+        metrics: Metrics,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._cluster = cluster
+        self._publisher = publisher
+        self._settings = settings
+        self._metrics = metrics
+        self._wake = wake
+        self.agents = AgentBook(time.monotonic)
+        self._applied: dict[str, tuple[str, float]] = {}
+        self._refused: dict[str, dict[int, tuple[float, str]]] = {}
+        self._written: dict[str, float] = {}
+        self._parsed: dict[str, tuple[tuple[str, int], JobSpec | None, tuple[Problem, ...]]] = {}
+
+    # Signals from the coordinator: remembered, then the job is looked at.
+
+    def agent_changed(self, update: AgentUpdate) -> None:
+        """An agent said something, came or went."""
+        self.agents.update(update)
+        if update.report:
+            self._wake(update.report.job)
+
+    def link_changed(self, connected: bool) -> None:
+        """The coordinator came or went: every job's view of its agents may have changed."""
+        self.agents.link_changed(connected)
+        for key in self._cluster.jobs():
+            self._wake(key)
+
+    async def reconcile(self, key: str) -> float | None:
+        """One pass over the job `namespace/name`. Seconds until it wants another look, None if it does not."""
+        raw = self._cluster.job(key)
+        if raw is None:
+            self._forget(key)
+            return None
+        job = _view(raw)
+        spec, problems = self._parse(job, raw)
+        status = JobStatus.model_validate(raw.get("status") or {})
+        observed = self._observe(job)
+        decided = plan(job, spec, problems, status, observed, time.time())
+        try:
+            wait = await self._write(raw, key, status, decided)
+            for action in decided.actions:
+                await self._act(raw, job, spec, action)
+        except Conflict:
+            # Someone wrote in between; the reflector brings it, and the next pass decides anew.
+            return 0.05
+        self._publisher.publish(Publish(key, dict(decided.directives)))
+        for event in decided.events:
+            self._cluster.post_event(raw, event.reason, event.message, warning=event.type == "Warning")
+        self._metrics.job(job.namespace, job.name, decided.status)
+        pause = REFUSAL_PAUSE if self._refused.get(key) else None
+        return min((t for t in (wait, decided.look_again, pause) if t is not None), default=None)
+
+    def _forget(self, key: str) -> None:
+        namespace, name = key.split("/", 1)
+        self._publisher.publish(Publish(key, {}))
+        self._metrics.forget(namespace, name)
+        self.agents.forget_all_but((), namespace, key)
+        for memory in (self._applied, self._written, self._parsed, self._refused):
+            memory.pop(key, None)
+
+    def _parse(self, job: JobView, raw: Mapping[str, Any]) -> tuple[JobSpec | None, tuple[Problem, ...]]:
+        version = (job.uid, job.generation)
+        known = self._parsed.get(job.key)
+        if known is None or known[0] != version:
+            known = (version, *parse(job.name, raw.get("spec") or {}))
+            self._parsed[job.key] = known
+        return known[1], known[2]
+
+    def _observe(self, job: JobView) -> Observed:
+        # A job that was deleted and created again under its name must not adopt its predecessor's pods.
+        pods = tuple(pod for pod in self._cluster.pods(job.key) if pod.owner == job.uid)
+        self.agents.forget_all_but((pod.uid for pod in pods), job.namespace, job.key)
+        now = time.monotonic()
+        digest, since = self._applied.get(job.key, ("", 0.0))
+        applied = digest == _digest(manifests.children(job)) and now - since < CHILDREN_TRUST
+        refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
+        return Observed(pods, self.agents.views(pods), applied, refused)
+
+    async def _write(self, raw: Mapping[str, Any], key: str, old: JobStatus, decided: Plan) -> float | None:
+        """Write the new status if it is urgent or due; else the seconds until it is."""
+        new = decided.status
+        if new == old:
+            return None
+        if _urgent(old, new) or decided.actions or decided.events:
+            left = 0.0
+        else:
+            left = self._written.get(key, 0.0) + PROGRESS_INTERVAL - time.monotonic()
+        if left > 0:
+            return left
+        await self._cluster.patch_status(raw, new.model_dump(mode="json", by_alias=True, exclude_none=True))
+        self._written[key] = time.monotonic()
+        return None
+
+    async def _act(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> None:
+        try:
+            await self._perform(raw, job, spec, action)
+        except Rejected as error:
+            # Quota, admission, a malformed template: the user has to hear of it; other actions still go ahead.
+            if isinstance(action, CreatePod):
+                self._refused.setdefault(job.key, {})[action.index] = (time.monotonic(), str(error))
+            self._cluster.post_event(raw, f"{type(action).__name__}Rejected", str(error), warning=True)
+            log.warning("%s: %s: %s", job.key, action, error)
+
+    async def _perform(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> None:
+        match action:
+            case ApplyChildren():
+                objects = manifests.children(job)
+                for child in objects:
+                    await self._cluster.apply(child)
+                self._applied[job.key] = (_digest(objects), time.monotonic())
+            case FillDesired(value):
+                await self._cluster.patch_desired(raw, value)
+            case CreatePod(index, incarnation):
+                assert spec is not None
+                await self._cluster.create(manifests.member_pod(job, spec, index, incarnation, self._settings))
+                self._refused.get(job.key, {}).pop(index, None)
+            case DeletePod(name, uid, reason):
+                log.info("%s: deleting pod %s: %s", job.key, name, reason)
+                await self._cluster.delete("Pod", job.namespace, name, uid)
+            case DeleteJob():
+                await self._cluster.delete(names.KIND, job.namespace, job.name, job.uid)
+
+
+def _view(raw: Mapping[str, Any]) -> JobView:
+    metadata = raw["metadata"]
+    return JobView(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 1),
+        annotations=metadata.get("annotations") or {},
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def _urgent(old: JobStatus, new: JobStatus) -> bool:
+    return old.model_dump(exclude=set(_PROGRESS_FIELDS)) != new.model_dump(exclude=set(_PROGRESS_FIELDS))
+
+
+def _digest(objects: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(objects, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,47 @@
+"""kopf's part: it logs in, watches the job objects and ends the process when it cannot go on.
+
+The only importer of kopf. Its events do nothing but wake the queue: every pass reads the job from our own mirror,
+because kopf drops handler errors and never reports a deletion that happened while its watch was down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import kopf
+
+from llmtrain_operator.contract import names
+
+
+def registry(wake: Callable[[str], None]) -> kopf.OperatorRegistry:
+    """The handlers: on any event of a job, `wake` is called with `namespace/name`."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=handlers)
+    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.posting.enabled = False
+        settings.scanning.disabled = True
+        settings.peering.standalone = True
+
+    @kopf.on.login(registry=handlers)
+    async def login(**details: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
+
+    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=handlers)
+    async def changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        wake(f"{namespace}/{name}")
+
+    return handlers
+
+
+async def run(wake: Callable[[str], None], namespaces: Sequence[str], stop: asyncio.Event) -> None:
+    """Watch jobs in `namespaces` (all if empty) until `stop` is set. Returning earlier means that kopf gave up."""
+    await kopf.operator(
+        registry=registry(wake),
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+        standalone=True,
+        stop_flag=stop,
+    )

@@ -1,0 +1,272 @@
+"""Job -> the Kubernetes objects that belong to it: member pods, headless Service, disruption budget, service account.
+
+Pure. Every object is owned by the job, so deleting the job leaves nothing behind. Pods satisfy Pod Security
+`restricted`. The user's template is merged by name into the generated pod and wins wherever both speak.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmtrain_operator.api import JobSpec
+from llmtrain_operator.contract import names, uris
+from llmtrain_operator.state import JobView
+
+UID: Final = 65532
+DEFAULT_GRACE_SECONDS: Final = 60
+KILL_MARGIN_SECONDS: Final = 5
+"""The agent kills its workers this long before the kubelet would kill the agent, so that it can still report."""
+
+AGENT_DIRECTORY: Final = "/llmtrain/agent"
+_TOKEN_DIRECTORY: Final = "/var/run/secrets/llmtrain"
+_MERGE_KEYS: Final = {
+    "containers": "name",
+    "initContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "schedulingGates": "name",
+    "volumeMounts": "mountPath",
+    "ports": "containerPort",
+}
+_APPENDED: Final = frozenset({"tolerations", "topologySpreadConstraints", "hostAliases"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the installation, not the job, decides about pods."""
+
+    trainer_image: str
+    operator_image: str
+    coordinator_urls: str
+    coordinator_ca: str
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+
+
+def pod_name(job: JobView, index: int, incarnation: int) -> str:
+    """A name never used before: a dead node's pod object keeps its name for minutes."""
+    return f"{job.name}-{index}-{incarnation}"
+
+
+def selector(job: JobView) -> dict[str, str]:
+    """The labels that all members of the job carry and nothing else does."""
+    return {names.LABEL_JOB: job.name, names.LABEL_COMPONENT: "member"}
+
+
+def children(job: JobView) -> list[dict[str, Any]]:
+    """The objects beside the pods, in the order in which they are applied."""
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        # Members find each other before they are Ready, and a member is Ready only while it trains.
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector(job)},
+    }
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(job)}},
+    }
+    metadata = {
+        "name": job.name,
+        "namespace": job.namespace,
+        "labels": _common_labels(job),
+        "ownerReferences": _owner(job),
+    }
+    return [{**child, "metadata": metadata} for child in (account, service, budget)]
+
+
+def member_pod(job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings) -> dict[str, Any]:
+    """The pod of one member, the user's template merged in."""
+    base = {
+        "metadata": {"labels": {}},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": DEFAULT_GRACE_SECONDS,
+            "enableServiceLinks": False,
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": UID,
+                "runAsGroup": UID,
+                "fsGroup": UID,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+            "topologySpreadConstraints": [_spread(job)],
+            "initContainers": _init_containers(spec, settings),
+            "containers": [_container(job, spec, index, incarnation, settings)],
+            "volumes": _volumes(spec, settings),
+        },
+    }
+    pod: dict[str, Any] = merge(base, spec.template)
+    pod["apiVersion"], pod["kind"] = "v1", "Pod"
+    pod["metadata"] |= {
+        "name": pod_name(job, index, incarnation),
+        "namespace": job.namespace,
+        "ownerReferences": _owner(job),
+        "labels": pod["metadata"].get("labels", {})
+        | _common_labels(job)
+        | {names.LABEL_INDEX: str(index), names.LABEL_INCARNATION: str(incarnation)},
+    }
+    pod["spec"] |= {
+        "hostname": f"{job.name}-{index}",
+        "subdomain": job.name,
+        "serviceAccountName": pod["spec"].get("serviceAccountName", job.name),
+    }
+    return pod
+
+
+def merge(base: Any, patch: Any, field: str = "") -> Any:
+    """`patch` over `base`: objects by field, the lists that Kubernetes keys by name by that name, others replaced."""
+    if isinstance(base, Mapping) and isinstance(patch, Mapping):
+        merged = {key: merge(base.get(key), value, key) if key in base else value for key, value in patch.items()}
+        return {**base, **merged}
+    if isinstance(base, list) and isinstance(patch, list):
+        if field in _APPENDED:
+            return base + patch
+        if field in _MERGE_KEYS:
+            return _merge_named(base, patch, _MERGE_KEYS[field])
+    return patch
+
+
+def _merge_named(base: Sequence[Any], patch: Sequence[Any], key: str) -> list[Any]:
+    patches = {item.get(key): item for item in patch}
+    kept = [merge(item, patches.pop(item[key])) if item.get(key) in patches else item for item in base]
+    return kept + list(patches.values())
+
+
+def _common_labels(job: JobView) -> dict[str, str]:
+    return {
+        names.LABEL_NAME: "llmtrain",
+        names.LABEL_COMPONENT: "member",
+        names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
+        names.LABEL_JOB: job.name,
+    }
+
+
+def _owner(job: JobView) -> list[dict[str, Any]]:
+    return [
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "name": job.name,
+            "uid": job.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
+
+
+def _spread(job: JobView) -> dict[str, Any]:
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector(job)},
+    }
+
+
+def _foreign_image(spec: JobSpec, settings: Settings) -> bool:
+    return spec.image is not None and spec.image != settings.trainer_image
+
+
+def _init_containers(spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:
+    """A user's own image lacks the agent: it is copied in from the operator's image."""
+    if not _foreign_image(spec, settings):
+        return []
+    return [
+        {
+            "name": "agent",
+            "image": settings.operator_image,
+            "imagePullPolicy": settings.image_pull_policy,
+            "command": ["cp", "-r", "/opt/llmtrain-agent/.", AGENT_DIRECTORY],
+            "securityContext": _restricted(),
+            "volumeMounts": [{"name": "agent", "mountPath": AGENT_DIRECTORY}],
+        }
+    ]
+
+
+def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings) -> dict[str, Any]:
+    foreign = _foreign_image(spec, settings)
+    resources: dict[str, Any] = {}
+    if spec.nodes.accelerator_resource:
+        resources = {"limits": {spec.nodes.accelerator_resource: str(spec.nodes.proc_per_node)}}
+    return {
+        "name": names.CONTAINER,
+        "image": spec.image or settings.trainer_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python3", "-m", "llmtrain_trainer.agent"] if foreign else ["catatonit", "--", "llmtrain-agent"],
+        "env": _environment(job, spec, index, incarnation, settings),
+        "resources": resources,
+        "securityContext": _restricted(),
+        # The last lines of the log become the pod's message when the agent itself dies.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+            {"name": "cache", "mountPath": "/var/lib/llmtrain"},
+            {"name": "token", "mountPath": _TOKEN_DIRECTORY, "readOnly": True},
+            *({"name": _claim_volume(claim), "mountPath": uris.mount_path(claim)} for claim in _claims(spec)),
+            *([{"name": "agent", "mountPath": AGENT_DIRECTORY, "readOnly": True}] if foreign else []),
+        ],
+    }
+
+
+def _restricted() -> dict[str, Any]:
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings) -> list[dict[str, Any]]:
+    grace = spec.template.get("spec", {}).get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)
+    values = {
+        names.ENV_JOB: job.key,
+        names.ENV_SPEC: json.dumps(spec.model_dump(mode="json", by_alias=True, exclude={"template"}), sort_keys=True),
+        names.ENV_INDEX: str(index),
+        names.ENV_INCARNATION: str(incarnation),
+        names.ENV_POD_NAME: pod_name(job, index, incarnation),
+        names.ENV_PROC_PER_NODE: str(spec.nodes.proc_per_node),
+        names.ENV_COORDINATOR: settings.coordinator_urls,
+        names.ENV_COORDINATOR_CA: settings.coordinator_ca,
+        names.ENV_TOKEN_FILE: f"{_TOKEN_DIRECTORY}/token",
+        names.ENV_GRACE_SECONDS: str(max(1, grace - KILL_MARGIN_SECONDS)),
+        "HOME": "/tmp",  # noqa: S108
+        "PYTHONUNBUFFERED": "1",
+        **({"PYTHONPATH": AGENT_DIRECTORY} if _foreign_image(spec, settings) else {}),
+    }
+    downward = {names.ENV_POD_UID: "metadata.uid", names.ENV_POD_IP: "status.podIP"}
+    return [{"name": name, "value": value} for name, value in values.items()] + [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in downward.items()
+    ]
+
+
+def _claims(spec: JobSpec) -> list[str]:
+    """Names of the claims that the job's URIs refer to, each once."""
+    places = [spec.output, spec.data.source if spec.data else None, spec.model.pretrained if spec.model else None]
+    found = (uris.claim_of(place) for place in places if place)
+    return sorted({claim for claim in found if claim})
+
+
+def _claim_volume(claim: str) -> str:
+    return f"claim-{claim}"[:63].rstrip("-.").replace(".", "-")
+
+
+def _volumes(spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:
+    token = {"audience": names.TOKEN_AUDIENCE, "expirationSeconds": 3600, "path": "token"}
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "cache", "emptyDir": {}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+    ]
+    volumes += [
+        {"name": _claim_volume(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in _claims(spec)
+    ]
+    if _foreign_image(spec, settings):
+        volumes.append({"name": "agent", "emptyDir": {}})
+    return volumes

@@ -1,0 +1,109 @@
+"""Who is in the round: is the current one intact, and if not, who makes up the next and when.
+
+Pure. While no checkpoints are taken a new round begins at step 0, so a round that works is never disturbed: growing
+and shrinking wait for the next round, and a lost member's replacement is waited for before the survivors go on alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llmtrain_operator.contract.wire import Member, Round
+from llmtrain_operator.state import AgentView, PodView
+
+PATIENCE = 60.0
+"""Seconds that a start with fewer than the wanted members is put off while the missing ones may still come."""
+HOPELESS_PATIENCE = 10.0
+"""The same when none of the missing ones can be scheduled."""
+SILENCE_LIMIT = 10.0
+"""Seconds without a connection after which a member is lost, counted only while the coordinator itself is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A member that is no longer part of its round, and how that is known."""
+
+    member: Member
+    detail: str
+    failed: bool  # True: its agent lives and reports failed workers; False: pod, node or agent are gone
+
+
+@dataclass(frozen=True, slots=True)
+class Formation:
+    """The next round's members, or None with the reason to wait and when to look again (seconds from now)."""
+
+    members: tuple[Member, ...] | None
+    reason: str
+    look_again: float | None = None
+
+
+def losses(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> tuple[Loss, ...]:
+    """Every member of `current` that has left it. Empty while the round is intact. `pods` and `agents` by pod UID."""
+    found = (_loss(member, current.number, pods.get(member.uid), agents.get(member.uid)) for member in current.members)
+    return tuple(loss for loss in found if loss)
+
+
+def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | None) -> Loss | None:
+    if pod is None:
+        return Loss(member, f"pod {member.pod} is gone", failed=False)
+    if pod.deleting:
+        return Loss(member, f"pod {member.pod} is being deleted", failed=False)
+    if pod.phase == "Failed":
+        return Loss(member, f"pod {member.pod} failed: {pod.reason or pod.message or 'no reason given'}", failed=False)
+    if agent is None:
+        return None
+    if agent.silent_for > SILENCE_LIMIT:
+        return Loss(member, f"no word from {member.pod} for {agent.silent_for:.0f} s ({agent.detail})", failed=False)
+    report = agent.report
+    if report and report.round >= number and report.state in ("failed", "joining", "stopped"):
+        return Loss(member, f"workers of {member.pod} ended", failed=report.failure is not None)
+    return None
+
+
+def succeeded(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> bool:
+    """Whether all members finished this very round without an error."""
+    return all(_succeeded(m, current.number, pods.get(m.uid), agents.get(m.uid)) for m in current.members)
+
+
+def _succeeded(member: Member, number: int, pod: PodView | None, agent: AgentView | None) -> bool:
+    if pod is not None and pod.phase == "Succeeded":
+        return True
+    report = agent.report if agent else None
+    return report is not None and report.uid == member.uid and report.round == number and report.state == "succeeded"
+
+
+def candidates(pods: Sequence[PodView], agents: Mapping[str, AgentView], number: int) -> tuple[Member, ...]:
+    """Members that could be in a round after `number`, by index: live pods whose agents are connected and offer an
+    unused store. An agent that offers none while it runs is first told to wait; it joins and offers one then.
+    """
+    ready = []
+    for pod in pods:
+        agent = agents.get(pod.uid)
+        report = agent.report if agent and agent.connected else None
+        if report is None or pod.deleting or pod.phase in ("Failed", "Succeeded"):
+            continue
+        if report.state in ("joining", "running") and report.store_port and report.round <= number:
+            ready.append(Member(pod.index, pod.incarnation, pod.name, pod.uid, report.host, report.store_port))
+    return tuple(sorted(ready, key=lambda member: member.index))
+
+
+def form(
+    ready: Sequence[Member], wanted: int, minimum: int, waiting_for: float, missing: Mapping[int, str], hopeless: bool
+) -> Formation:
+    """The members of the next round, or why not yet.
+
+    `waiting_for`: seconds since the job began to wait. `missing`: for each wanted index without a ready member, what
+    it is doing. `hopeless`: none of the missing ones can be scheduled, so that waiting gains little.
+    """
+    chosen = tuple(member for member in ready if member.index < wanted)[:wanted]
+    if len(chosen) == wanted:
+        return Formation(chosen, f"all {wanted} members are ready")
+    absent = "; ".join(f"member {index}: {what}" for index, what in sorted(missing.items()))
+    if len(chosen) < minimum:
+        return Formation(None, f"{len(chosen)} of at least {minimum} members are ready ({absent})")
+    patience = HOPELESS_PATIENCE if hopeless else PATIENCE
+    if waiting_for < patience:
+        left = patience - waiting_for
+        return Formation(None, f"{len(chosen)} of {wanted} members are ready ({absent})", look_again=left)
+    return Formation(chosen, f"{len(chosen)} of {wanted} members after {waiting_for:.0f} s ({absent})")

@@ -1,0 +1,87 @@
+"""Which member pods should exist: one live pod for every wanted index, none beyond, finished ones out of the way.
+
+Pure. A pod of the current round is never deleted here; the round has to end first, and that has a reason of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llmtrain_operator.state import CreatePod, DeletePod, PodView
+
+ENDED_PHASES = ("Failed", "Succeeded")
+
+
+@dataclass(frozen=True, slots=True)
+class PodSet:
+    """`live`: the newest usable pod of each index. `create` and `delete`: what is missing and what is in the way."""
+
+    live: Mapping[int, PodView]
+    create: tuple[CreatePod, ...]
+    delete: tuple[DeletePod, ...]
+    incarnations: Mapping[str, int]
+
+
+def arrange(
+    pods: Sequence[PodView],
+    wanted: int,
+    in_round: Collection[str],
+    incarnations: Mapping[str, int],
+    refused: Collection[int] = (),
+) -> PodSet:
+    """The pods to keep, create and delete for `wanted` members.
+
+    `in_round`: UIDs of the current round's pods. `incarnations`: the last one used, by index as a string.
+    `refused`: indexes not to be created now.
+    """
+    live = _newest(pod for pod in pods if not pod.deleting and pod.phase not in ENDED_PHASES)
+    delete = tuple(
+        DeletePod(pod.name, pod.uid, why)
+        for pod in pods
+        if not pod.deleting and pod.uid not in in_round and (why := _superfluous(pod, live, wanted))
+    )
+    used = dict(incarnations)
+    create = []
+    for index in range(wanted):
+        # A pod of the round that succeeded is not replaced while the others finish.
+        if index in live or index in refused or any(pod.index == index and pod.uid in in_round for pod in pods):
+            continue
+        last = max([used.get(str(index), 0), *(pod.incarnation for pod in pods if pod.index == index)])
+        used[str(index)] = last + 1
+        create.append(CreatePod(index, last + 1))
+    kept = {index: pod for index, pod in live.items() if index < wanted or pod.uid in in_round}
+    return PodSet(kept, tuple(create), delete, used)
+
+
+def _newest(pods: Iterable[PodView]) -> dict[int, PodView]:
+    newest: dict[int, PodView] = {}
+    for pod in sorted(pods, key=lambda pod: pod.incarnation):
+        newest[pod.index] = pod
+    return newest
+
+
+def _superfluous(pod: PodView, live: Mapping[int, PodView], wanted: int) -> str:
+    if pod.phase in ENDED_PHASES:
+        return f"it ended ({pod.reason or pod.phase}) and is being replaced"
+    if pod.index >= wanted:
+        return f"the job wants {wanted} members"
+    if live[pod.index].uid != pod.uid:
+        return f"{live[pod.index].name} took its place"
+    return ""
+
+
+def waiting_on(pod: PodView | None) -> str:
+    """What a member that is not ready yet is doing, in plain words."""
+    if pod is None:
+        return "no pod yet"
+    if not pod.scheduled:
+        return f"not scheduled: {pod.unschedulable_message or 'waiting for the scheduler'}"
+    if pod.reason:
+        return f"{pod.reason}: {pod.message}" if pod.message else pod.reason
+    return "starting" if pod.phase == "Running" else f"{pod.phase.lower()} on {pod.node}"
+
+
+def hopeless(pod: PodView | None) -> bool:
+    """Whether waiting a little longer for this pod gains nothing: the scheduler found no place for it."""
+    return pod is not None and not pod.scheduled and bool(pod.unschedulable_message)

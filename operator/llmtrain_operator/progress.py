@@ -1,0 +1,113 @@
+"""What the members say about training, as status: the newest progress, the time left, and what the time was spent on.
+
+Pure. Only reports of the current round count, so that a member cut off earlier cannot turn the clock back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrain_operator import goodput
+from llmtrain_operator.api import JobStatus, ProgressStatus
+from llmtrain_operator.conditions import is_true, seconds, timestamp
+from llmtrain_operator.contract.wire import Progress
+from llmtrain_operator.state import AgentView
+
+
+def newest(status: JobStatus, agents: Mapping[str, AgentView], now: float) -> dict[str, Any]:
+    """The status fields that follow from the members' newest progress; none if nothing changed."""
+    if status.round is None:
+        return {}
+    said = [
+        agent.report.progress
+        for member in status.round.members
+        if (agent := agents.get(member.uid))
+        and agent.report
+        and agent.report.progress
+        and agent.report.progress.round == status.round.number
+    ]
+    best = min(said, key=lambda progress: progress.rank, default=None)
+    if best is None:
+        return {}
+    old = status.progress
+    fresh = _status(best, old.updated_at if old else timestamp(now))
+    if fresh == old:
+        return {}
+    return {"progress": fresh.model_copy(update={"updated_at": timestamp(now)})}
+
+
+def _status(said: Progress, updated_at: str | None) -> ProgressStatus:
+    return ProgressStatus(
+        step=said.step,
+        max_steps=said.max_steps,
+        loss=_short(said.loss),
+        validation_loss=_short(said.validation_loss),
+        perplexity=_short(said.perplexity),
+        tokens_per_second=_short(said.tokens_per_second, 1),
+        mfu=_short(said.mfu),
+        learning_rate=said.learning_rate,
+        gradient_norm=_short(said.gradient_norm),
+        step_seconds=_short(said.step_seconds),
+        phase=said.phase,
+        eta=eta(said),
+        updated_at=updated_at,
+    )
+
+
+def _short(value: float | None, digits: int = 4) -> float | None:
+    """Enough digits for people; an infinite or undefined value has no JSON form and is left out."""
+    return None if value is None or value != value or abs(value) == float("inf") else round(value, digits)
+
+
+def eta(said: Progress) -> str | None:
+    """The time left at the present pace, as `3m12s`; None before a step was timed."""
+    if not said.step_seconds or said.max_steps < said.step:
+        return None
+    return duration((said.max_steps - said.step) * said.step_seconds)
+
+
+def duration(length: float) -> str:
+    """`length` seconds in at most two units: `12s`, `3m12s`, `5h07m`, `3d04h`."""
+    whole = round(length)
+    minutes, secs = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"
+
+
+def cause_of(status: JobStatus, now: float) -> goodput.Cause:
+    """What the time since the last booking went to, judged by what the status said then."""
+    if status.state == "Suspended":
+        return "suspended"
+    if status.not_before and now < seconds(status.not_before):
+        return "backoff"
+    if status.round is None:
+        return "waiting" if is_true(status.conditions, "Recovering") or status.rounds else "starting"
+    phase = status.progress.phase if status.progress else "loading"
+    if phase == "loading":
+        return "restart" if status.restarts else "starting"
+    if phase in ("exporting", "done"):
+        return "export"
+    step = status.progress.step if status.progress else 0
+    return "recompute" if step < status.best_step else "productive"
+
+
+def booked(status: JobStatus, cause: goodput.Cause, now: float) -> dict[str, Any]:
+    """The ledger's status fields with the time since the last booking booked to `cause`."""
+    if status.ledger_time is None:
+        return {"ledger_time": timestamp(now)}
+    passed = now - seconds(status.ledger_time)
+    if passed <= 0:
+        return {}
+    ledger = goodput.book(status.ledger, cause, passed)
+    share = goodput.goodput(ledger)
+    return {
+        "ledger": {name: round(value, 3) for name, value in ledger.items()},
+        "ledger_time": timestamp(now),
+        "goodput": None if share is None else f"{share:.1%}",
+    }

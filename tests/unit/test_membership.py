@@ -1,0 +1,87 @@
+"""Who is in a round: losses, candidates, formation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from llmtrain_operator import membership
+from llmtrain_operator.contract.wire import AgentState, Failure, Member, Report, Round
+from llmtrain_operator.state import AgentView, PodView
+
+POD = PodView(
+    name="j-0-1", namespace="d", uid="u0", job="j", index=0, incarnation=1, phase="Running", ready=True, node="n1",
+    deleting=False, ip="10.0.0.1", reason="", message="", exit_code=None, created="", scheduled=True,
+    unschedulable_message="", owner="job-uid",
+)  # fmt: skip
+MEMBER = Member(0, 1, "j-0-1", "u0", "10.0.0.1", 4000)
+ROUND = Round(3, (MEMBER,), 1)
+
+
+def agent(state: AgentState = "running", number: int = 3, port: int = 0, **view) -> AgentView:
+    """An agent's view with one report."""
+    report = Report("d/j", "j-0-1", "u0", 0, 1, "10.0.0.1", state, number, port, failure=view.pop("failure", None))
+    return AgentView("u0", **({"connected": True, "silent_for": 0.0, "detail": ""} | view), report=report)
+
+
+@pytest.mark.parametrize(
+    ("pod", "known", "lost"),
+    [
+        pytest.param(POD, agent(), None, id="running-is-intact"),
+        pytest.param(POD, None, None, id="an-agent-not-heard-of-yet-is-intact"),
+        pytest.param(POD, agent(number=2, state="joining"), None, id="still-on-its-way-from-an-older-round"),
+        pytest.param(POD, agent(connected=False, silent_for=3.0), None, id="a-short-silence-is-intact"),
+        pytest.param(POD, agent(connected=False, silent_for=30.0, detail="closed"), "no word from", id="silent"),
+        pytest.param(None, agent(), "is gone", id="pod-gone"),
+        pytest.param(dataclasses.replace(POD, deleting=True), agent(), "being deleted", id="pod-deleting"),
+        pytest.param(dataclasses.replace(POD, phase="Failed", reason="Evicted"), agent(), "Evicted", id="pod-failed"),
+        pytest.param(POD, agent("joining", failure=Failure("UserError", "x", 3)), "workers of", id="workers-failed"),
+    ],
+)
+def test_a_member_is_lost_only_on_evidence(pod, known, lost) -> None:
+    """A member leaves its round by a fact about its pod, its agent's word, or long silence; by nothing else."""
+    found = membership.losses(ROUND, {"u0": pod} if pod else {}, {"u0": known} if known else {})
+    assert [lost in loss.detail for loss in found] == ([True] if lost else [])
+
+
+def test_a_success_in_another_round_does_not_count() -> None:
+    """Only success in the current round completes it, or a pod that ended well by itself."""
+    assert membership.succeeded(ROUND, {"u0": POD}, {"u0": agent("succeeded")})
+    assert not membership.succeeded(ROUND, {"u0": POD}, {"u0": agent("succeeded", number=2)})
+    assert membership.succeeded(ROUND, {"u0": dataclasses.replace(POD, phase="Succeeded")}, {})
+
+
+def test_candidates_offer_an_unused_store() -> None:
+    """A disconnected agent, one without a store, or one in a newer round cannot be named."""
+    for known, named in [
+        (agent("joining", port=5000), True),
+        (agent("running", port=5000), True),
+        (agent("running"), False),
+        (agent("joining", port=5000, connected=False), False),
+        (agent("joining", number=9, port=5000), False),
+    ]:
+        ready = membership.candidates((POD,), {"u0": known}, 3)
+        assert ready == ((dataclasses.replace(MEMBER, store_port=5000),) if named else ())
+
+
+MEMBERS = tuple(Member(i, 1, f"j-{i}-1", f"u{i}", "h", 1) for i in range(4))
+
+
+@pytest.mark.parametrize(
+    ("ready", "waited", "hopeless", "size"),
+    [
+        pytest.param(4, 0.0, False, 4, id="all-there-goes-at-once"),
+        pytest.param(3, 5.0, False, None, id="waits-for-the-last"),
+        pytest.param(3, 61.0, False, 3, id="goes-without-it-in-the-end"),
+        pytest.param(3, 11.0, True, 3, id="sooner-if-it-cannot-be-scheduled"),
+        pytest.param(1, 1e6, True, None, id="never-below-the-minimum"),
+    ],
+)
+def test_formation(ready, waited, hopeless, size) -> None:
+    """A round starts with all members, or after a fair wait with at least the minimum."""
+    missing = {i: "not scheduled" for i in range(ready, 4)}
+    formed = membership.form(MEMBERS[:ready], 4, 2, waited, missing, hopeless)
+    assert (len(formed.members) if formed.members else None) == size
+    assert formed.reason
+    assert (formed.look_again is not None) == (size is None and ready >= 2)

@@ -1,0 +1,255 @@
+"""The planner against a world that breaks at random: pods, agents and users do anything in any order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from llmtrain_operator.api import JobSpec, JobStatus
+from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import Directive, Failure, Progress, Report
+from llmtrain_operator.plan import plan
+from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, FillDesired, JobView, Observed, PodView
+
+MAX_PODS = 4
+ENDED = ("Complete", "Failed")
+
+
+class World(RuleBasedStateMachine):
+    """A job, its pods and agents; `reconcile` lets the planner act on them, the other rules are what can happen."""
+
+    @initialize(low=st.integers(1, 3), span=st.integers(0, 2), restarts=st.integers(0, 3))
+    def apply_job(self, low: int, span: int, restarts: int) -> None:
+        high = min(low + span, MAX_PODS)
+        self.spec = JobSpec.model_validate(
+            {
+                "nodes": {"min": low, "max": high},
+                "model": {"preset": "gpt-tiny"},
+                "data": {"source": "/data"},
+                "training": {"maxSteps": 100},
+                "recovery": {"maxRestarts": restarts},
+            }
+        )
+        self.job = JobView("j", "d", "job-uid", 1)
+        self.status = JobStatus()
+        self.pods: dict[str, PodView] = {}
+        self.agents: dict[str, AgentView] = {}
+        self.directives: dict[str, Directive] = {}
+        self.children = False
+        self.now = 1_000_000.0
+        self.number = 0
+        self.born = 0
+
+    # --- what can happen ----------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.1, 2.0, 30.0, 200.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def nodes_work(self) -> None:
+        for pod in list(self.pods.values()):
+            if pod.deleting:
+                self._vanish(pod)
+            elif pod.phase == "Pending":
+                self._set(pod, phase="Running", scheduled=True, node="n1", ip="10.0.0.1")
+
+    @rule()
+    def agents_obey(self) -> None:
+        for pod in list(self.pods.values()):
+            if pod.phase == "Running" and not pod.deleting:
+                self._obey(pod)
+
+    @rule(data=st.data())
+    def a_pod_fails(self, data) -> None:
+        if pod := self._pick(data, "Running"):
+            self._set(pod, phase="Failed", reason="Evicted")
+            self.agents.pop(pod.uid, None)
+
+    @rule(data=st.data())
+    def a_pod_is_deleted_by_someone(self, data) -> None:
+        if pod := self._pick(data, "Running", "Pending"):
+            self._set(pod, deleting=True)
+
+    @rule(data=st.data())
+    def an_agent_goes_silent(self, data) -> None:
+        if (pod := self._pick(data, "Running")) and pod.uid in self.agents:
+            self._agent(pod, connected=False, silent_for=60.0, detail="closed")
+
+    @rule(data=st.data(), permanent=st.booleans())
+    def a_worker_fails(self, data, permanent: bool) -> None:
+        for pod in self._in_round(data):
+            reason = names.REASON_NON_FINITE_LOSS if permanent else names.REASON_KILLED
+            failure = Failure(reason, "it broke", self.number, rank=0, step=5)
+            self._report(pod, state="joining", store_port=self._port(), failure=failure)
+
+    @rule(step=st.integers(0, 99))
+    def training_goes_on(self, step: int) -> None:
+        for pod in self._running():
+            progress = Progress(rank=pod.index, round=self.number, step=step, max_steps=100, step_seconds=0.1)
+            self._report(pod, progress=progress)
+
+    @rule()
+    def training_ends_well(self) -> None:
+        for pod in self._running():
+            self._report(pod, state="succeeded")
+
+    @rule(desired=st.integers(0, 5))
+    def someone_scales(self, desired: int) -> None:
+        self._spec(nodes=self.spec.nodes.model_copy(update={"desired": desired}))
+
+    @rule(value=st.booleans(), discard=st.booleans())
+    def someone_suspends_or_resumes(self, value: bool, discard: bool) -> None:
+        annotations = {names.ANNOTATION_DISCARD_PROGRESS: "true"} if discard else {}
+        self.job = dataclasses.replace(self.job, annotations=annotations)
+        self._spec(suspend=value)
+
+    @rule(index=st.integers(0, 3))
+    def an_operator_dies_after_the_status_write(self, index: int) -> None:
+        """Only the status survives; the plan's actions are never carried out."""
+        self.status = self._plan().status
+        self.children = False
+
+    @rule()
+    def reconcile(self) -> None:
+        self._check(self._plan())
+
+    # --- what must hold -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        if not hasattr(self, "spec"):
+            return
+        members = self.status.round.members if self.status.round else ()
+        assert len(members) <= self.spec.nodes.maximum
+        assert not members or len(members) >= self.spec.nodes.min
+        assert len({member.index for member in members}) == len(members)
+        live = [p for p in self.pods.values() if not p.deleting and p.phase in ("Pending", "Running")]
+        assert len({pod.index for pod in live}) <= self.spec.nodes.maximum
+
+    def teardown(self) -> None:
+        """From wherever chance led, a kind world and repeated passes end in quiet: nothing more to do."""
+        if not hasattr(self, "spec"):
+            return
+        for _ in range(40):
+            self.now += 15.0
+            self.nodes_work()
+            self.agents_obey()
+            self._check(self._plan())
+        self.training_goes_on(50)
+        self._check(self._plan())
+        last = self._plan()
+        assert not last.actions
+        assert not last.events
+        assert last.status == self.status, "planning again at the same moment changes nothing"
+        assert last.directives == self.directives
+        expected = {"Suspended"} if self.spec.suspend and not self.status.round else {"Running", *ENDED}
+        assert self.status.state in expected
+
+    def _plan(self):
+        observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children)
+        return plan(self.job, self.spec, (), self.status, observed, self.now)
+
+    def _check(self, decided) -> None:
+        in_round = {member.uid for member in decided.status.round.members} if decided.status.round else set()
+        assert decided.status.rounds >= self.number
+        for action in decided.actions:
+            if isinstance(action, DeletePod):
+                assert action.reason
+                assert action.uid not in in_round or decided.status.state in ENDED, "a pod of the current round"
+        if decided.status.state in ENDED:
+            assert not any(isinstance(action, CreatePod) for action in decided.actions)
+        self._carry_out(decided)
+
+    def _carry_out(self, decided) -> None:
+        self.status, self.directives, self.number = decided.status, dict(decided.directives), decided.status.rounds
+        for action in decided.actions:
+            match action:
+                case CreatePod(index, incarnation):
+                    assert all((p.index, p.incarnation) != (index, incarnation) for p in self.pods.values())
+                    self._create(index, incarnation)
+                case DeletePod(_, uid, _):
+                    self._set(self.pods[uid], deleting=True)
+                case FillDesired(value):
+                    self._spec(nodes=self.spec.nodes.model_copy(update={"desired": value}))
+                case DeleteJob():
+                    raise AssertionError("no time to live was asked for")
+                case _:
+                    self.children = True
+
+    # --- the world's mechanics ----------------------------------------------------------------------------------
+
+    def _spec(self, **changes) -> None:
+        changed = self.spec.model_copy(update=changes)
+        if changed != self.spec:
+            self.spec = changed
+            self.job = dataclasses.replace(self.job, generation=self.job.generation + 1)
+
+    def _create(self, index: int, incarnation: int) -> None:
+        uid = f"{index}-{incarnation}"
+        self.pods[uid] = PodView(
+            name=f"j-{index}-{incarnation}", namespace="d", uid=uid, job="j", index=index, incarnation=incarnation,
+            phase="Pending", ready=False, node="", deleting=False, ip="", reason="", message="", exit_code=None,
+            created="", scheduled=False, unschedulable_message="", owner="job-uid",
+        )  # fmt: skip
+
+    def _obey(self, pod: PodView) -> None:
+        directive = self.directives.get(pod.uid)
+        known = self.agents.get(pod.uid)
+        report = known.report if known else None
+        if directive and directive.action == "stop":
+            self._set(pod, phase="Succeeded" if report and report.state == "succeeded" else "Failed")
+            self.agents.pop(pod.uid, None)
+        elif report is None or (directive and directive.action == "wait" and report.state != "joining"):
+            self._report(pod, state="joining", store_port=self._port())
+        elif directive and directive.round and directive.round.number > report.round:
+            self._report(pod, state="running", round=directive.round.number, store_port=0, failure=None, progress=None)
+        elif not known.connected:
+            self._report(pod)
+
+    def _report(self, pod: PodView, **changes) -> None:
+        known = self.agents.get(pod.uid)
+        blank = Report("d/j", pod.name, pod.uid, pod.index, pod.incarnation, "10.0.0.1", "joining")
+        report = dataclasses.replace(known.report if known else blank, **changes)
+        self.agents[pod.uid] = AgentView(pod.uid, True, 0.0, "", report)
+
+    def _agent(self, pod: PodView, **changes) -> None:
+        self.agents[pod.uid] = dataclasses.replace(self.agents[pod.uid], **changes)
+
+    def _set(self, pod: PodView, **changes) -> None:
+        self.pods[pod.uid] = dataclasses.replace(pod, **changes)
+
+    def _vanish(self, pod: PodView) -> None:
+        del self.pods[pod.uid]
+        self.agents.pop(pod.uid, None)
+
+    def _port(self) -> int:
+        self.born += 1
+        return 30000 + self.born
+
+    def _pick(self, data, *phases: str) -> PodView | None:
+        there = [pod for pod in self.pods.values() if pod.phase in phases and not pod.deleting]
+        return data.draw(st.sampled_from(there)) if there else None
+
+    def _running(self) -> list[PodView]:
+        return [
+            pod
+            for pod in self.pods.values()
+            if (known := self.agents.get(pod.uid))
+            and known.report
+            and known.report.state == "running"
+            and known.report.round == self.number
+        ]
+
+    def _in_round(self, data) -> list[PodView]:
+        running = self._running()
+        return [data.draw(st.sampled_from(running))] if running else []
+
+
+World.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestWorld = World.TestCase
