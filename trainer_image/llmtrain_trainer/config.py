@@ -146,7 +146,7 @@ def parse(text: str) -> Config:
 def local_path(uri: str, path: str) -> str:
     """Where the URI of field `path` lies in this pod. Raises `ConfigError`."""
     try:
-        return uris.locate(uri).path
+        return uris.local_path(uri)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -186,7 +186,7 @@ def _value(kind: Any, raw: Any, path: str, minimum: int | None = None) -> Any:
     if origin is tuple and isinstance(raw, list):
         return tuple(_value(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(raw))
     if dataclasses.is_dataclass(kind):
-        return from_dict(typing.cast(type[Any], kind), raw, path)
+        return from_dict(typing.cast("type[Any]", kind), raw, path)
     if kind is float and type(raw) is int:
         raw = float(raw)
     if type(raw) is not (origin or kind):

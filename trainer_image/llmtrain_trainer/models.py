@@ -16,7 +16,7 @@ from llmtrain_trainer import config as spec
 from llmtrain_trainer.errors import ConfigError, TrainerError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 _ATTENTION = "sdpa"
 
@@ -31,14 +31,13 @@ class Tokens(Protocol):
     def eos(self) -> int: ...
 
 
-def build_model(config: spec.Config, tokens: Tokens) -> PreTrainedModel:
+def build_model(config: spec.Config, tokens: Tokens) -> Any:
     """The job's model in fp32 on the CPU, checked against the tokenizer. Raises `TrainerError`."""
     if config.model.pretrained:
         model = _load(spec.local_path(config.model.pretrained, "spec.model.pretrained"))
     else:
         model = _from_scratch(model_config(config, tokens), config.training.seed)
     _check(model.config, config, tokens)
-    model.config.use_cache = False
     if config.training.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -46,7 +45,7 @@ def build_model(config: spec.Config, tokens: Tokens) -> PreTrainedModel:
 
 def model_config(config: spec.Config, tokens: Tokens) -> PretrainedConfig:
     """The Hugging Face config of a model from scratch; vocabulary and special tokens follow the tokenizer."""
-    common = {
+    common: dict[str, Any] = {
         "vocab_size": tokens.vocab_size,
         "max_position_embeddings": config.data.sequence_length,
         "bos_token_id": None,
@@ -91,26 +90,28 @@ def _inline(values: dict[str, Any]) -> PretrainedConfig:
         raise ConfigError(f"spec.model.config: {error}") from error
 
 
-def _from_scratch(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+def _from_scratch(config: PretrainedConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.model_type == "llama":
-            from transformers.models.llama.modeling_llama import LlamaForCausalLM
+            from transformers.models.llama import modeling_llama
 
-            return LlamaForCausalLM._from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
-        from transformers import AutoModelForCausalLM
+            llama: Any = modeling_llama.LlamaForCausalLM
+            return llama._from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
+        import transformers
 
+        auto: Any = transformers.AutoModelForCausalLM
         try:
-            return AutoModelForCausalLM.from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
+            return auto.from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
         except ValueError as error:  # not a causal language model, or one without sdpa
             raise ConfigError(f"spec.model.config: {error}") from error
 
 
-def _load(path: str) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
+def _load(path: str) -> Any:
+    import transformers
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return transformers.AutoModelForCausalLM.from_pretrained(
             path, local_files_only=True, attn_implementation=_ATTENTION, dtype=torch.float32
         )
     except (OSError, ValueError) as error:

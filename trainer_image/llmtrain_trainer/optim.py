@@ -1,7 +1,7 @@
 """Optimizer and learning-rate schedule.
 
 The schedule is a function of the step alone: nothing of it has to be saved or restored. torch's own optimizers are
-used on every device, because DeepSpeed's fused ones are compiled when first used (minutes, and a compiler in the image).
+used on every device, because DeepSpeed's fused ones are compiled when first used (minutes, and a compiler).
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ ENV_PROC_PER_NODE: Final = "LLMTRAIN_PROC_PER_NODE"
 ENV_COORDINATOR: Final = "LLMTRAIN_COORDINATOR"  # comma-separated wss:// URLs, one per operator replica
 ENV_COORDINATOR_CA: Final = "LLMTRAIN_COORDINATOR_CA"  # PEM text of the CA that signed the coordinator's certificate
 ENV_TOKEN_FILE: Final = "LLMTRAIN_TOKEN_FILE"  # projected service-account token, audience TOKEN_AUDIENCE
+ENV_DATA_CACHE: Final = "LLMTRAIN_DATA_CACHE"  # directory for tokenised data
 ENV_GRACE_SECONDS: Final = "LLMTRAIN_GRACE_SECONDS"  # between SIGTERM and SIGKILL for the workers
 
 # Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)

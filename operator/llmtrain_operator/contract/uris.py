@@ -1,36 +1,43 @@
 """Where a URI of the job spec (data.source, model.pretrained, output) lies inside a training pod. Pure.
 
-`pvc://claim/path` is path inside a PersistentVolumeClaim that the operator mounts, `file:///path` and a plain path
-are paths of the pod's own file system, such as an image's or a template's volume.
+`pvc://claim/path` is a path inside a PersistentVolumeClaim that the operator mounts; `file:///path` and a plain path
+are paths of the pod's own file system, such as the image's or a volume's of the template. Every function here raises
+ValueError that names the URI and what is accepted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from llmtrain_operator.contract import names
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
-    """A path in the pod, and the claim that must be mounted for it to exist (None: no claim)."""
-
-    path: str
-    claim: str | None = None
+def mount_path(claim: str) -> str:
+    """Where a claim is mounted."""
+    return f"{names.VOLUME_ROOT}/{claim}"
 
 
-def locate(uri: str) -> Location:
-    """Resolve a URI or plain path. Raises ValueError that names the URI and what is accepted."""
+def local_path(uri: str) -> str:
+    """The path in the pod that a URI or plain path stands for."""
+    claim, path = _parse(uri)
+    return path if claim is None else str(PurePosixPath(mount_path(claim), path.lstrip("/")))
+
+
+def claim_of(uri: str) -> str | None:
+    """The claim that has to be mounted for the path to exist, None if none is needed."""
+    return _parse(uri)[0]
+
+
+def _parse(uri: str) -> tuple[str | None, str]:
     if "://" not in uri:
-        return Location(uri)
+        return None, uri
     parts = urlsplit(uri)
     path = unquote(parts.path)
     if ".." in PurePosixPath(path).parts:
-        raise ValueError(f"{uri!r} leaves its volume: a path must not contain '..'")
+        raise ValueError(f"{uri!r} leaves its volume: the path must not contain '..'")
     if parts.scheme == "file" and not parts.netloc and path.startswith("/"):
-        return Location(path)
+        return None, path
     if parts.scheme == "pvc" and parts.netloc:
-        return Location(str(PurePosixPath(names.VOLUME_ROOT, parts.netloc, path.lstrip("/"))), claim=parts.netloc)
+        return parts.netloc, path
     raise ValueError(f"{uri!r} is not a path, file:///path or pvc://claim/path")

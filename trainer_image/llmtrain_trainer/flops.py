@@ -1,0 +1,53 @@
+"""How busy the accelerator is: model FLOPs utilisation (MFU), as PaLM defines it (Chowdhery et al., 2022, appendix B).
+
+FLOPs per token are 6 per matrix parameter plus 12 * layers * width * sequence length for attention; recomputation by
+activation checkpointing does not count. The peak is the data sheet's dense bf16/fp16 figure. Limit: an accelerator
+that the table does not name, a CPU, or fp32 training has no MFU (None) rather than a guessed one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+PEAK_FLOPS: Final = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "A30": 165e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "MI300X": 1307e12,
+}
+"""Dense bf16 FLOP/s by a part of the device name; the first match counts, so the more special name comes first."""
+
+
+def flops_per_token(model: torch.nn.Module, sequence_length: int) -> float:
+    """Forward and backward FLOPs for one token. Call it before DeepSpeed shards the model."""
+    config: Any = model.config
+    embedding = model.get_input_embeddings().weight  # type: ignore[operator]  # a Hugging Face model's method
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() >= 2)
+    if not getattr(config, "tie_word_embeddings", False):
+        matrices -= embedding.numel()  # a look-up; a tied one is the output projection too
+    layers, width = getattr(config, "num_hidden_layers", 0), getattr(config, "hidden_size", 0)
+    return 6.0 * matrices + 12.0 * layers * width * sequence_length
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """The peak FLOP/s of one accelerator, None if it is not known."""
+    if device.type != "cuda" or precision == "fp32":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
