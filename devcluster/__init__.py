@@ -1,0 +1,1 @@
+"""A real Kubernetes cluster on one Linux machine, for tests and for trying things out."""

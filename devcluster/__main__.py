@@ -1,0 +1,163 @@
+"""`python -m devcluster`: the cluster from the command line. Errors that the user can act on are one message, exit 1."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from devcluster import binaries, preflight
+from devcluster.cluster import Cluster, names
+from devcluster.config import ClusterConfig, parse_accelerators
+from devcluster.errors import DevclusterError
+from devcluster.kubeapi import ApiError
+
+_DEFAULTS = ClusterConfig()
+
+
+def say(line: str) -> None:
+    """Progress for a person: standard error, so that output can be piped."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def up(options: argparse.Namespace) -> None:
+    """Start a cluster that outlives this command."""
+    cluster = Cluster(
+        options.name,
+        say,
+        nodes=0 if options.control_plane_only else options.nodes,
+        node_memory=options.node_memory,
+        node_cpu=options.node_cpu,
+        accelerators=parse_accelerators(options.accelerators),
+        grace_seconds=options.grace_seconds,
+        toleration_seconds=options.toleration_seconds,
+    )
+    cluster.up()
+    say(f"export KUBECONFIG={cluster.kubeconfig}; kubectl: {cluster.kubectl}")
+
+
+def down(options: argparse.Namespace) -> None:
+    """Stop a cluster, or clean up after one."""
+    Cluster(options.name, say).down()
+
+
+def status(options: argparse.Namespace) -> None:
+    """One line per cluster and node."""
+    for name in names():
+        try:
+            cluster = Cluster.attach(name)
+        except DevclusterError:
+            print(f"{name}: left over; `up` or `down` of that name removes it")
+            continue
+        ready = cluster.api.ready_nodes() if cluster.api.ready() else set()
+        print(f"{name}: {'API server ready' if cluster.api.ready() else 'API server not ready'}, {cluster.kubeconfig}")
+        for node in cluster.nodes:
+            power = "on" if node.machine.is_on else "off"
+            print(f"  {node.name} {node.ip}: {power}, {'Ready' if node.name in ready else 'not Ready'}")
+
+
+def kubeconfig(options: argparse.Namespace) -> None:
+    """Print the path of the kubeconfig."""
+    print(Cluster.attach(options.name).kubeconfig)
+
+
+def load(options: argparse.Namespace) -> None:
+    """Give the nodes the images that were built since."""
+    Cluster.attach(options.name, say).load_images()
+
+
+def node(options: argparse.Namespace) -> None:
+    """Switch a node off or on, cut it off or reconnect it."""
+    target = Cluster.attach(options.name, say).node(options.node)
+    actions: dict[str, Callable[[], None]] = {
+        "off": target.off,
+        "on": target.on,
+        "partition": target.partition,
+        "heal": target.heal,
+    }
+    actions[options.verb]()
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Become a program on a node or beside the control plane."""
+    cluster = Cluster.attach(options.name)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    argv = [*cluster.enter(options.place), *(command or ["bash"])]
+    os.execvpe(argv[0], argv, {**os.environ, **cluster.environment()})
+
+
+def build_binaries(_: argparse.Namespace) -> None:
+    """Build and cache the binaries."""
+    say(json.dumps({"PATH": binaries.ensure(say).search_path}))
+
+
+def setup(_: argparse.Namespace) -> None:
+    """Install the Debian packages that are missing."""
+    preflight.install_packages(say)
+    binaries.find_go()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m devcluster", description="A real Kubernetes cluster on this machine.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
+        command.set_defaults(action=action)
+        return command
+
+    def named(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        command = add(name, action)
+        command.add_argument("--name", default=_DEFAULTS.name, help="which cluster (default: %(default)s)")
+        return command
+
+    _add_up_options(named("up", up))
+    named("down", down)
+    add("status", status)
+    named("kubeconfig", kubeconfig)
+    named("load", load)
+    power = named("node", node)
+    power.add_argument("verb", choices=["off", "on", "partition", "heal"])
+    power.add_argument("node", metavar="NODE")
+    inside = named("exec", execute)
+    inside.add_argument("place", metavar="NODE|cp")
+    inside.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
+    add("binaries", build_binaries)
+    add("setup", setup)
+    return top
+
+
+def _add_up_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--nodes", type=int, default=_DEFAULTS.nodes, help="number of nodes (default: %(default)s)")
+    command.add_argument("--control-plane-only", action="store_true", help="no nodes: for tests of the API alone")
+    command.add_argument(
+        "--accelerators",
+        action="append",
+        default=[],
+        metavar="RESOURCE=COUNT",
+        help="made-up resource that every node advertises, as nvidia.com/gpu=2; repeatable",
+    )
+    command.add_argument("--node-memory", default=_DEFAULTS.node_memory, help="memory of a node (default: %(default)s)")
+    command.add_argument("--node-cpu", type=int, default=_DEFAULTS.node_cpu, help="cores of a node (default: all)")
+    command.add_argument(
+        "--grace-seconds", type=int, default=_DEFAULTS.grace_seconds, help="silence until NotReady (%(default)s)"
+    )
+    command.add_argument(
+        "--toleration-seconds", type=int, default=_DEFAULTS.toleration_seconds, help="then until eviction (%(default)s)"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        options.action(options)
+    except (DevclusterError, ApiError) as error:
+        print(f"devcluster: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

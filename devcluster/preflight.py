@@ -1,0 +1,74 @@
+"""What the machine must have before a cluster can start, and how to get what is missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from devcluster import paths
+from devcluster.errors import DevclusterError
+
+# program -> Debian package
+PROGRAMS = {
+    "crun": "crun",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "catatonit": "catatonit",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "mmdebstrap": "mmdebstrap",
+    "buildah": "buildah",
+}
+# Only `images` needs these; a cluster starts without.
+_IMAGE_PROGRAMS = {"mmdebstrap", "buildah"}
+_HIDDEN_ON_NODES = ("/run", "/proc", "/sys", "/var/lib", "/var/log")
+_SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+def missing_packages(programs: dict[str, str]) -> list[str]:
+    """Debian packages, sorted, of the programs that are not there."""
+    return sorted(
+        {package for program, package in programs.items() if shutil.which(program, path=_SEARCH_PATH) is None}
+    )
+
+
+def check_machine() -> None:
+    """Raise DevclusterError naming everything that a cluster lacks on this machine, with the remedy."""
+    problems = []
+    if sys.platform != "linux":
+        raise DevclusterError("devcluster needs Linux: run it in a Linux virtual machine")
+    if os.geteuid() != 0:
+        problems.append("not root: run it with sudo (namespaces, mounts and control groups need it)")
+    needed = {program: package for program, package in PROGRAMS.items() if program not in _IMAGE_PROGRAMS}
+    if packages := missing_packages(needed):
+        problems.append(f"missing programs: `make setup`, or `apt-get install {' '.join(packages)}`")
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text() and not _load_overlay():
+        problems.append("no overlayfs in this kernel: `modprobe overlay`, or a kernel with CONFIG_OVERLAY_FS")
+    cache = str(paths.cache_root().resolve())
+    if any(cache == hidden or cache.startswith(f"{hidden}/") for hidden in _HIDDEN_ON_NODES):
+        problems.append(f"the cache {cache} would be hidden on the nodes: set LLMTRAIN_CACHE to another place")
+    if problems:
+        raise DevclusterError("this machine is not ready:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def install_packages(say: Callable[[str], None]) -> None:
+    """Install the Debian packages that are missing; DevclusterError where that is not possible."""
+    packages = missing_packages(PROGRAMS)
+    if not packages:
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise DevclusterError(f"run as root on Debian or Ubuntu: {' '.join(command)}")
+    say(f"installing {' '.join(packages)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for step in (["apt-get", "update"], command):
+        done = subprocess.run(step, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DevclusterError(f"`{' '.join(step)}` failed:\n{(done.stderr or done.stdout)[-2000:]}")
+
+
+def _load_overlay() -> bool:
+    return shutil.which("modprobe") is not None and not subprocess.run(["modprobe", "overlay"], check=False).returncode

@@ -1,0 +1,52 @@
+"""Session fixtures: `control_plane` (API server only, about 4 s) and `cluster` (3 nodes).
+
+Use it with `pytest_plugins = ["devcluster.pytest_plugin"]` in a conftest. The clusters end with the session, also when
+tests fail, and by the kernel's hand when pytest itself is killed; what control groups that leaves, the next session
+removes. Sessions that run at the same time get clusters of different names.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from devcluster.cluster import BusyError, Cluster
+from devcluster.errors import DevclusterError
+
+_MOST_SESSIONS = 9
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[Cluster]:
+    """etcd, API server, controller manager and scheduler, without nodes."""
+    yield from _session_cluster("api-tests", nodes=0)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes, each offering two of nvidia.com/gpu, with the images of the cache loaded."""
+    yield from _session_cluster("e2e-tests", nodes=3, accelerators={"nvidia.com/gpu": 2})
+
+
+def _session_cluster(purpose: str, nodes: int, accelerators: dict[str, int] | None = None) -> Iterator[Cluster]:
+    cluster = _start(purpose, nodes, accelerators or {})
+    try:
+        yield cluster
+    finally:
+        cluster.down()
+
+
+def _start(purpose: str, nodes: int, accelerators: dict[str, int]) -> Cluster:
+    for number in range(1, _MOST_SESSIONS + 1):
+        name = purpose if number == 1 else f"{purpose}-{number}"
+        cluster = Cluster(name, _say, nodes=nodes, accelerators=accelerators)
+        try:
+            cluster.up(ephemeral=True)
+        except BusyError:
+            continue
+        return cluster
+    raise DevclusterError(f"{_MOST_SESSIONS} clusters for {purpose} run at once: end some of them")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
