@@ -7,6 +7,7 @@ each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -90,14 +91,21 @@ async def _patch_job(
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7396) that turns `old` into `new`. Lists are replaced whole; None means absent."""
-    patch: dict[str, Any] = {key: None for key, value in old.items() if value is not None and new.get(key) is None}
+    """The JSON merge patch (RFC 7396) that turns `old` into `new`. Lists are replaced whole.
+
+    None means absent, and so do NaN and infinity (a diverged loss, say), which JSON cannot express.
+    """
+    patch: dict[str, Any] = {key: None for key in old if _absent(new.get(key))}
     for key, value in new.items():
         before = old.get(key)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            inner = merge_patch(before, value)
-            if inner:
+        if isinstance(value, Mapping):
+            inner = merge_patch(before if isinstance(before, Mapping) else {}, value)
+            if inner or not isinstance(before, Mapping):
                 patch[key] = inner
-        elif value is not None and value != before:
+        elif not _absent(value) and value != before:
             patch[key] = value
     return patch
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
