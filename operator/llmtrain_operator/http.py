@@ -16,7 +16,7 @@ from llmtrain_operator.metrics import Metrics
 
 @contextlib.asynccontextmanager
 async def serve(port: int, metrics: Metrics, unready: Callable[[], str]) -> AsyncIterator[int]:
-    """Serve on all addresses while the context lasts; gives the port (0 asks for a free one).
+    """Serve on all addresses while the context lasts; gives the IPv4 port (0 asks for a free one).
 
     `unready` says in a few words what is still missing, nothing when the operator does its work. /healthz answers as
     long as the event loop turns. Raises `OSError` if the port is taken.
@@ -38,6 +38,7 @@ async def serve(port: int, metrics: Metrics, unready: Callable[[], str]) -> Asyn
     await runner.setup()
     try:
         await web.TCPSite(runner, port=port).start()
-        yield int(runner.addresses[0][1])
+        # With port 0 each address family gets a port of its own; IPv4 addresses are pairs.
+        yield next(int(address[1]) for address in runner.addresses if len(address) == 2)
     finally:
         await runner.cleanup()
