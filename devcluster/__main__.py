@@ -1,12 +1,13 @@
-"""`python -m devcluster`: the cluster from the command line. Errors that the user can act on are one message, exit 1."""
+"""`python -m devcluster`: the cluster from the command line. Failures are one message and exit status 1."""
 
 import argparse
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from devcluster import binaries, preflight
+from devcluster import binaries, preflight, state
 from devcluster.cluster import Cluster, names
 from devcluster.config import ClusterConfig, parse_accelerators
 from devcluster.errors import DevclusterError
@@ -32,7 +33,11 @@ def up(options: argparse.Namespace) -> None:
         grace_seconds=options.grace_seconds,
         toleration_seconds=options.toleration_seconds,
     )
-    cluster.up()
+    found = state.read(cluster.directory)
+    if found is not None and found.running() and found.config == cluster.settings:
+        say(f"cluster {options.name!r} is already up")
+    else:
+        cluster.up()
     say(f"export KUBECONFIG={cluster.kubeconfig}; kubectl: {cluster.kubectl}")
 
 
@@ -41,7 +46,7 @@ def down(options: argparse.Namespace) -> None:
     Cluster(options.name, say).down()
 
 
-def status(options: argparse.Namespace) -> None:
+def status(_: argparse.Namespace) -> None:
     """One line per cluster and node."""
     for name in names():
         try:
@@ -62,8 +67,8 @@ def kubeconfig(options: argparse.Namespace) -> None:
 
 
 def load(options: argparse.Namespace) -> None:
-    """Give the nodes the images that were built since."""
-    Cluster.attach(options.name, say).load_images()
+    """Give the nodes the images that were built since, and those of docker or OCI archives."""
+    Cluster.attach(options.name, say).load_images(options.archives)
 
 
 def node(options: argparse.Namespace) -> None:
@@ -116,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     named("down", down)
     add("status", status)
     named("kubeconfig", kubeconfig)
-    named("load", load)
+    named("load", load).add_argument("archives", nargs="*", type=Path, metavar="TAR")
     power = named("node", node)
     power.add_argument("verb", choices=["off", "on", "partition", "heal"])
     power.add_argument("node", metavar="NODE")

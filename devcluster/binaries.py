@@ -245,12 +245,12 @@ def _write_module(recipe: Recipe, module: Path, go: str) -> None:
 
 
 def _go(command: list[str], directory: Path, extra: dict[str, str]) -> str:
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOWORK": "off", **extra}
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false", "GOWORK": "off", **extra}
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         tail = "\n".join(done.stderr.splitlines()[-20:])
         raise DevclusterError(
             f"`{' '.join(command[:2])}` failed while building {directory.parent.name}:\n{tail}\n"
-            "If the module proxy is unreachable, set GOPROXY to one that is."
+            "If the module proxy or the checksum database is unreachable, set GOPROXY and GOSUMDB to ones that are."
         )
     return done.stdout

@@ -95,7 +95,9 @@ class ClusterGroups:
 
     def entry(self, part: str) -> list[Path]:
         """Where a further process of a running node enters: on v2 its processes live in the leaf `init`."""
-        return [directory / "init" if self.is_v2 and part != "cp" else directory for directory in self.directories(part)]
+        return [
+            directory / "init" if self.is_v2 and part != "cp" else directory for directory in self.directories(part)
+        ]
 
     def create(self, part: str, memory_bytes: int = 0) -> None:
         """Make the group of `part`, limited to `memory_bytes` (0: unlimited)."""

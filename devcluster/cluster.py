@@ -12,11 +12,10 @@ ephemeral one lives, a lock keeps others of the same name away.
 
 import contextlib
 import fcntl
-import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +69,7 @@ class Cluster:
         if found is None or not found.running() or found.init is None:
             raise DevclusterError(f"no cluster {name!r} is running; `python -m devcluster up --name {name}` starts one")
         cluster.settings = found.config
-        cluster._adopt_state(found, Space(found.init, binaries.ensure(say).search_path))
+        cluster._adopt_state(found, Space(found.init, found.path))
         return cluster
 
     def __enter__(self) -> Self:
@@ -133,14 +132,17 @@ class Cluster:
         Raises BusyError if a cluster of that name runs or is being started, DevclusterError if it cannot start; then
         nothing is left running, and the logs stay.
         """
-        preflight.check_machine()
+        preflight.check_machine(self.settings.node_cpu)
         built = binaries.ensure(self.say)
         self._held = _take_lock(self.settings.name)
         try:
             self._clear()
-            self._start(built, ephemeral=ephemeral)
+            try:
+                self._start(built, ephemeral=ephemeral)
+            except BaseException:
+                self._stop()
+                raise
         except BaseException:
-            self._stop()
             self._release()
             raise
         if not ephemeral:
@@ -152,9 +154,15 @@ class Cluster:
             self._stop()
         self._release()
 
-    def load_images(self) -> None:
-        """Give every node that is on the images that were built since."""
-        in_parallel([node.machine for node in self.nodes if node.machine.is_on], images.adopt)
+    def load_images(self, archives: Sequence[Path] = ()) -> None:
+        """Give every node that is on the images that were built since, and those of docker or OCI archives."""
+
+        def load(machine: Node) -> None:
+            images.adopt(machine)
+            for archive in archives:
+                images.load_archive(machine, archive)
+
+        in_parallel([node.machine for node in self.nodes if node.machine.is_on], load)
 
     def _clear(self) -> None:
         found = state.read(self.directory)
@@ -171,23 +179,9 @@ class Cluster:
         def note(what: str) -> None:
             self.say(f"[{time.monotonic() - begun:5.1f} s] {what}")
 
-        self._make_directories()
-        groups = ClusterGroups.plan(self.settings.name, current_hierarchies())
-        with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
-            owner = state.own_process() if ephemeral else None
-            record = ClusterState(self.settings, groups, listener.getsockname()[1], owner=owner)
-            record.write(self.directory)
-            groups.create("cp")
-            cp_groups = groups.directories("cp")
-            space = create(self.settings.name, self.directory, cp_groups, built.search_path, ephemeral=ephemeral)
-            record = replace(record, init=space.init)
-            record.write(self.directory)
-            pki.create(self.directory / "pki", self.settings.node_names, record.gate_port, datetime.now(UTC))
-            self._adopt_state(record, space)
-            plane = controlplane.ControlPlane(self.settings, self.directory, space, groups)
-            plane.start_api(listener)
+        plane = self._start_api(built, ephemeral=ephemeral)
         machines = [node.machine for node in self.nodes]
-        space.run(["sh", "-e"], stdin=network.setup_script(self.settings.node_names))
+        self._running_space.run(["sh", "-e"], stdin=network.setup_script(self.settings.node_names))
         in_parallel(machines, _boot_new)
         if machines:
             note(f"{len(machines)} nodes booted")
@@ -203,12 +197,36 @@ class Cluster:
             in_parallel(machines, images.adopt)
             self.wait_nodes(self.settings.node_names)
         self._wait_service_account()
-        replace(record, phase=state.READY).write(self.directory)
+        self._record(phase=state.READY)
         note("up")
+
+    def _start_api(self, built: binaries.Binaries, *, ephemeral: bool) -> controlplane.ControlPlane:
+        """Everything up to a starting API server; each step is on record before it is taken."""
+        self._make_directories()
+        groups = ClusterGroups.plan(self.settings.name, current_hierarchies())
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+            owner = state.own_process() if ephemeral else None
+            port = listener.getsockname()[1]
+            self._state = ClusterState(self.settings, groups, port, built.search_path, owner=owner)
+            self._record()
+            groups.create("cp")
+            cp_groups = groups.directories("cp")
+            space = create(self.settings.name, self.directory, cp_groups, built.search_path, ephemeral=ephemeral)
+            self._record(init=space.init)
+            pki.create(self.directory / "pki", self.settings.node_names, port, datetime.now(UTC))
+            self._adopt_state(self._state, space)
+            plane = controlplane.ControlPlane(self.settings, self.directory, space, groups)
+            plane.start_api(listener)
+        return plane
+
+    def _record(self, **changes: Any) -> None:
+        if self._state is not None:
+            self._state = replace(self._state, **changes)
+            self._state.write(self.directory)
 
     def wait_nodes(self, names: tuple[str, ...] | list[str], seconds: float = READY_SECONDS) -> None:
         """Wait until these nodes are Ready, untainted and offer their accelerators."""
-        wait_for(lambda: self.api.ready_nodes() >= set(names), seconds, f"{', '.join(names)} to be Ready", 0.05)
+        self.wait(lambda: self.api.ready_nodes() >= set(names), seconds, f"{', '.join(names)} to be Ready")
         if self.settings.accelerators:
             for name in names:
                 self._advertise(name)
@@ -223,16 +241,23 @@ class Cluster:
                 self.api.patch(f"{path}/status", {"status": {"capacity": wanted}})
             return bool(wanted.items() <= status["allocatable"].items())
 
-        wait_for(offered, 20, f"{name} to offer {wanted}", 0.1)
+        self.wait(offered, 20, f"{name} to offer {wanted}")
+
+    def wait(self, condition: Callable[[], object], seconds: float, what: str) -> None:
+        """Wait until a condition about the API's objects holds; DevclusterError naming `what` after `seconds`."""
+        wait_for(lambda: self.api.has(condition), seconds, what, interval=0.05)
 
     def _wait_service_account(self) -> None:
         path = "/api/v1/namespaces/default/serviceaccounts"
-        wait_for(lambda: self.api.get(path)["items"], 30, "the default service account", 0.03)
+        self.wait(lambda: self.api.get(path)["items"], 30, "the default service account")
 
     def _make_directories(self) -> None:
         for part in ("log", "run", "nodes"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
-        for directory in (self.shared, *(self.shared / controlplane.volume_name(i) for i in range(config.SHARED_VOLUMES))):
+        for directory in (
+            self.shared,
+            *(self.shared / controlplane.volume_name(i) for i in range(config.SHARED_VOLUMES)),
+        ):
             directory.mkdir()
             directory.chmod(0o777)
 
@@ -293,14 +318,17 @@ class ClusterNode:
         """
         if self.machine.is_on:
             return
-        begun = datetime.now(UTC).isoformat(timespec="microseconds")
+        begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         self.machine.set_link(up=True)
         self.machine.prepare()
         self.machine.boot()
         self.machine.start_kubernetes()
         lease = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{self.name}"
-        renewed = lambda: self._cluster.api.get(lease)["spec"]["renewTime"][:23] > begun[:23]  # noqa: E731
-        wait_for(renewed, READY_SECONDS, f"{self.name} to renew its lease", 0.05)
+
+        def renewed() -> bool:
+            return bool(self._cluster.api.get(lease)["spec"]["renewTime"] > begun)
+
+        self._cluster.wait(renewed, READY_SECONDS, f"{self.name} to renew its lease")
         self._cluster.wait_nodes([self.name])
 
     def partition(self) -> None:

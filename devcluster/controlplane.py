@@ -239,4 +239,3 @@ class ControlPlane:
         if not (self._space.root / "proc" / pid).exists():
             log = self._directory / "log" / f"{name}.log"
             raise DevclusterError(f"{name} died; the end of {log}:\n{log.read_text()[-2000:]}")
-

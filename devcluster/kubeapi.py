@@ -4,6 +4,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,16 @@ class KubeApi:
         """Merge-patch an object."""
         self.text(path, "PATCH", body, kind=MERGE_PATCH)
 
-    def ready(self) -> bool:
-        """Whether the API server calls itself ready."""
+    def has(self, condition: Callable[[], object]) -> bool:
+        """Whether a condition about the API's objects holds; a server that does not answer or find it means no."""
         try:
-            return self.text("/readyz") == "ok"
+            return bool(condition())
         except ApiError:
             return False
+
+    def ready(self) -> bool:
+        """Whether the API server calls itself ready."""
+        return self.has(lambda: self.text("/readyz") == "ok")
 
     def ready_nodes(self) -> set[str]:
         """Nodes that are Ready and carry no taint."""

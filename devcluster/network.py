@@ -1,7 +1,7 @@
 """Addresses, links and routes: a bridge in the cluster's network namespace, one veth to a namespace per node. Pure.
 
-Pods are routed, not bridged: each node's pod range is a static route, so pods reach each other across nodes untranslated
-and every packet passes the node's Service rules.
+Pods are routed, not bridged: each node's pod range is a static route, so pods reach each other across nodes
+untranslated, and every packet passes the node's Service rules.
 """
 
 import ipaddress

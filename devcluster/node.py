@@ -176,4 +176,3 @@ def in_parallel(nodes: list[Node], action: Callable[[Node], object]) -> None:
     with ThreadPoolExecutor(len(nodes)) as pool:
         for outcome in [pool.submit(action, node) for node in nodes]:
             outcome.result()
-

@@ -81,9 +81,7 @@ class Authority:
         builder = (
             self._builder(x509.Name(attributes), key)
             .add_extension(usages, critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._key_id), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._key_id), critical=False)
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(_general_names(names)), critical=False)
@@ -137,9 +135,7 @@ def _general_names(names: Sequence[str]) -> list[x509.GeneralName]:
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     path.touch(mode=0o600)
     path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 
@@ -147,9 +143,7 @@ def _write_service_account_keys(directory: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     _write_key(directory / "sa.key", key)
     (directory / "sa.pub").write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
 
 

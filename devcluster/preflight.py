@@ -35,8 +35,11 @@ def missing_packages(programs: dict[str, str]) -> list[str]:
     )
 
 
-def check_machine() -> None:
-    """Raise DevclusterError naming everything that a cluster lacks on this machine, with the remedy."""
+def check_machine(node_cpu: int = 0) -> None:
+    """Raise DevclusterError naming everything that a cluster lacks on this machine, with the remedy.
+
+    `node_cpu` is how many cores a node is to offer.
+    """
     problems = []
     if sys.platform != "linux":
         raise DevclusterError("devcluster needs Linux: run it in a Linux virtual machine")
@@ -45,9 +48,13 @@ def check_machine() -> None:
     needed = {program: package for program, package in PROGRAMS.items() if program not in _IMAGE_PROGRAMS}
     if packages := missing_packages(needed):
         problems.append(f"missing programs: `make setup`, or `apt-get install {' '.join(packages)}`")
+    if node_cpu > (cores := os.cpu_count() or 1):
+        problems.append(f"node_cpu {node_cpu}: a node cannot offer more than this machine's {cores} cores")
     if "\toverlay\n" not in Path("/proc/filesystems").read_text() and not _load_overlay():
         problems.append("no overlayfs in this kernel: `modprobe overlay`, or a kernel with CONFIG_OVERLAY_FS")
     cache = str(paths.cache_root().resolve())
+    if " " in cache:
+        problems.append(f"the cache {cache!r} has a blank in its path: set LLMTRAIN_CACHE to another place")
     if any(cache == hidden or cache.startswith(f"{hidden}/") for hidden in _HIDDEN_ON_NODES):
         problems.append(f"the cache {cache} would be hidden on the nodes: set LLMTRAIN_CACHE to another place")
     if problems:

@@ -40,18 +40,24 @@ class ProcessId:
 
 @dataclass(frozen=True)
 class ClusterState:
-    """What later commands need to know. `init` is pid 1 of the cluster, None until it runs."""
+    """What later commands need to know.
+
+    `path` is the PATH with the binaries that it was started with. `init` is pid 1 of the cluster, None until it runs.
+    `owner` is the process that an ephemeral cluster is tied to.
+    """
 
     config: ClusterConfig
     groups: ClusterGroups
     gate_port: int
+    path: str
     phase: str = STARTING
     init: ProcessId | None = None
     owner: ProcessId | None = None
 
     def running(self) -> bool:
-        """Whether the cluster came up completely and is still there."""
-        return self.phase == READY and self.init is not None and self.init.alive()
+        """Whether the cluster came up completely, is still there, and so is the process that it is tied to."""
+        owned = self.owner is None or self.owner.alive()
+        return self.phase == READY and self.init is not None and self.init.alive() and owned
 
     def write(self, directory: Path) -> None:
         """Replace the record in one step."""
@@ -69,6 +75,7 @@ def read(directory: Path) -> ClusterState | None:
             config=ClusterConfig.from_json(document["config"]),
             groups=ClusterGroups(document["groups"]["tops"]),
             gate_port=document["gate_port"],
+            path=document["path"],
             phase=document["phase"],
             init=_process(document["init"]),
             owner=_process(document["owner"]),
