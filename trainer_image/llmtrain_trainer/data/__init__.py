@@ -9,7 +9,7 @@ from llmtrain_operator.contract import names
 from llmtrain_trainer import config
 from llmtrain_trainer.data.corpus import Corpus, find_files
 from llmtrain_trainer.data.packing import open_packed
-from llmtrain_trainer.data.prefetch import Prefetch, prefetch
+from llmtrain_trainer.data.prefetching import Prefetch, prefetch
 from llmtrain_trainer.data.samples import IGNORED_LABEL, MicroBatch, Samples, batches, split, validation_batches
 from llmtrain_trainer.data.tokenizers import BYTE, ByteTokenizer, Tokenizer, load_tokenizer
 from llmtrain_trainer.errors import TrainerError
