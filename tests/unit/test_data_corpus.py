@@ -211,10 +211,11 @@ def test_missing_data_is_named_with_the_remedy(files, below, include, words, tmp
     assert f"spec.data.source {str(tmp_path / below)!r}" in str(caught.value)
 
 
-def test_a_missing_shard_is_an_error(tmp_path):
+@pytest.mark.parametrize("name", ["b.jsonl", "b.parquet"])
+def test_a_missing_shard_is_an_error(name, tmp_path):
     """A link into nothing among the Parquet or JSON Lines files means that a part of the data is not mounted."""
     write(tmp_path, {"a.jsonl": json.dumps({"text": "x"}).encode()})
-    (tmp_path / "b.jsonl").symlink_to("nowhere")
-    with pytest.raises(TrainerError, match=r"cannot read .*b\.jsonl") as caught:
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(TrainerError, match=f"cannot read .*{name}") as caught:
         list(corpus(tmp_path).pieces())
     assert caught.value.reason == names.REASON_DATA_MISSING

@@ -284,6 +284,8 @@ def _parquet_texts(file: SourceFile, text_field: str) -> Iterator[str]:
                 for row, text in enumerate(batch.column(0).to_pylist(), start=row + 1):  # noqa: B020 - counts on
                     yield _text_of({text_field: text}, text_field, f"{file.path}: row {row}")
     except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # from the system; pyarrow's own complaints have no number
+            raise
         raise TrainerError(
             names.REASON_DATA_CORRUPT,
             f"{file.path}: not a readable Parquet file after row {row} ({error}); copy it again",
