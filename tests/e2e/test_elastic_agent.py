@@ -1,0 +1,193 @@
+"""Real agents, workers and coordinator as processes on loopback; the test decides on rounds. No cluster."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.director import ROOT, Director, script
+
+
+@pytest.fixture
+async def director(tmp_path):
+    async with Director(tmp_path) as director:
+        yield director
+
+
+async def test_three_members_form_a_round_and_finish_their_script(director):
+    """Agents join, enter the round, run an unmodified torchrun script, and end with 0 when told to stop."""
+    uids = [director.start_agent(i, script("allreduce.py", 3, 0.01)) for i in range(3)]
+    await director.until_state("joining", *uids)
+    director.run(1, *uids)
+    await director.until_state("succeeded", *uids, number=1)
+    director.stop(*uids)
+    assert await director.exit_codes(*uids) == [0, 0, 0]
+    assert "[rank 2] step 2 of attempt 0" in director.log(uids[2]).read_text()
+
+
+async def test_ten_restarts_in_a_row_recover(director):
+    """A killed worker is reported with its signal; ten new rounds all train, without an intermediate step."""
+    uids = [director.start_agent(i, script("allreduce.py", 10_000, 0.01)) for i in range(2)]
+    await director.until_state("joining", *uids)
+    durations = []
+    for number in range(1, 12):
+        start = time.monotonic()
+        director.run(number, *uids)
+        await director.until_state("running", *uids, number=number)
+        await asyncio.gather(*(printed(director, uid, f"step 1 of attempt {number - 1}\n") for uid in uids))
+        durations.append(time.monotonic() - start)
+        victim = uids[number % 2]
+        os.kill(director.worker_pids(victim)[0], signal.SIGKILL)
+        await director.until(lambda victim=victim, number=number: failure_of(director, victim, number))
+        failure = director.reports[victim].failure
+        assert (failure.reason, failure.signal) == ("Killed", signal.SIGKILL)
+    print("publish to second step:", ", ".join(f"{d:.1f}" for d in durations))
+
+
+async def test_training_goes_on_without_a_coordinator(director):
+    """A killed coordinator disturbs no worker; its successor hears from all agents."""
+    uids = [director.start_agent(i, script("allreduce.py", 10_000, 0.05)) for i in range(2)]
+    await director.until_state("joining", *uids)
+    director.run(1, *uids)
+    await asyncio.gather(*(printed(director, uid, "step 1 ") for uid in uids))
+    before = [director.worker_pids(uid) for uid in uids]
+    director.kill_coordinator()
+    await director.until(lambda: not director.link.connected or director.reports.clear())
+    await asyncio.sleep(3)
+    director.reports.clear()
+    director.start_coordinator()
+    await director.until_state("running", *uids, number=1)
+    assert [director.worker_pids(uid) for uid in uids] == before
+
+
+async def test_an_older_round_is_ignored(director, tmp_path):
+    """A round that is not newer than the current one changes nothing, a newer one replaces the workers at once."""
+    (uid,) = (director.start_agent(0, script("patient.py", tmp_path)),)
+    await director.until_state("joining", uid)
+    director.run(5, uid)
+    await exists(tmp_path / "pid-0-round-5")
+    director.run(4, uid)
+    director.kill_coordinator()  # a new one has no memory of round 5 and passes round 4 on
+    director.start_coordinator()
+    await director.until(lambda: director.link.connected)
+    director.run(4, uid)
+    await asyncio.sleep(1.5)
+    assert director.reports[uid].round == 5
+    director.run(6, uid)
+    start = time.monotonic()
+    await exists(tmp_path / "pid-0-round-6")
+    assert director.reports[uid].failure is None
+    assert not alive(int((tmp_path / "pid-0-round-5").read_text()))
+    print(f"round 5 to 6: {time.monotonic() - start:.2f} s")
+
+
+@pytest.mark.parametrize("how", ["directive", "SIGTERM"])
+async def test_a_stop_gives_workers_time_to_save(director, tmp_path, how):
+    """SIGTERM reaches every worker, each may save, and the agent ends with 143 because the job is not done."""
+    uid = director.start_agent(0, script("patient.py", tmp_path), procs=2)
+    await director.until_state("joining", uid)
+    director.run(1, uid, procs=2)
+    await asyncio.gather(*(exists(tmp_path / f"pid-{rank}-round-1") for rank in range(2)))
+    await asyncio.sleep(0.3)
+    if how == "directive":
+        director.stop(uid)
+    else:
+        director.agents[uid].terminate()
+    assert await director.exit_codes(uid) == [143]
+    assert all((tmp_path / f"saved-{rank}").exists() for rank in range(2))
+    await director.until_state("stopped", uid)
+
+
+async def test_plain_torchrun_runs_an_unmodified_script(director):
+    """`torchrun --rdzv-backend=llmtrain` needs no endpoint and ends like any torchrun."""
+    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--rdzv-backend=llmtrain", "--nnodes=1:4"]
+    torchrun += ["--nproc-per-node=2", str(ROOT / "tests/support/scripts/allreduce.py"), "3", "0.01"]
+    uids = [director.start_agent(i, {}, command=torchrun, **entry_points(director.folder)) for i in range(2)]
+    await director.until_state("joining", *uids)
+    director.run(1, *uids, procs=2)
+    await director.until_state("succeeded", *uids, number=1)
+    assert await director.exit_codes(*uids) == [0, 0]
+
+
+async def test_a_frozen_agent_is_lost_and_comes_back(director, tmp_path):
+    """SIGSTOP is noticed by missing heartbeats within the deadline; after SIGCONT the agent reports again."""
+    uid = director.start_agent(0, script("patient.py", tmp_path))
+    await director.until_state("joining", uid)
+    start = time.monotonic()
+    director.agents[uid].send_signal(signal.SIGSTOP)
+    await director.until(lambda: not director.history[-1].connected, within=15)
+    assert "no heartbeat" in director.history[-1].detail
+    print(f"frozen agent lost after {time.monotonic() - start:.1f} s")
+    director.agents[uid].send_signal(signal.SIGCONT)
+    await director.until(lambda: director.history[-1].connected, within=15)
+
+
+async def test_a_frozen_coordinator_loses_nobody(director, tmp_path):
+    """The coordinator blames its own lag, not the agents."""
+    uids = [director.start_agent(i, script("patient.py", tmp_path)) for i in range(2)]
+    await director.until_state("joining", *uids)
+    director.coordinator.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(director.deadline * 1.5)
+    director.coordinator.send_signal(signal.SIGCONT)
+    await asyncio.sleep(director.deadline * 0.6)
+    assert all(update.connected for update in director.history if "no heartbeat" in update.detail)
+
+
+async def test_a_failing_script_is_reported_in_its_own_words(director, tmp_path):
+    """Exit code and last words of a script without error files reach the controller; a new round restarts it."""
+    bad = tmp_path / "bad.py"
+    bad.write_text("raise ValueError('no such column: text')\n")
+    uid = director.start_agent(0, {"entrypoint": {"script": str(bad)}})
+    await director.until_state("joining", uid)
+    for number in (1, 2):
+        director.run(number, uid)
+        await director.until(lambda number=number: failure_of(director, uid, number))
+        failure = director.reports[uid].failure
+        assert (failure.reason, failure.exit_code, failure.rank) == ("UserError", 1, 0)
+        assert failure.message == "exit code 1: ValueError: no such column: text"
+        assert "Traceback" in failure.traceback
+
+
+def failure_of(director, uid, number):
+    report = director.reports[uid]
+    return report.state == "joining" and report.failure and report.failure.round == number
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def entry_points(folder):
+    """An installed llmtrain, as torchrun looks for it, for environments where it is only on the path."""
+    import tomllib
+
+    handlers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["torchrun.handlers"]
+    info = folder / "site" / "llmtrain_entry-0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llmtrain-entry\nVersion: 0\n")
+    lines = "\n".join(f"{name} = {value}" for name, value in handlers.items())
+    (info / "entry_points.txt").write_text(f"[torchrun.handlers]\n{lines}\n")
+    path = [str(folder / "site"), *(str(ROOT / part) for part in ("operator", "trainer_image", "."))]
+    return {"PYTHONPATH": os.pathsep.join(path)}
+
+
+async def exists(path, within=30):
+    async with asyncio.timeout(within):
+        while not path.exists():  # noqa: ASYNC110 - a file of another process has no event
+            await asyncio.sleep(0.02)
+
+
+async def printed(director, uid, text, within=60):
+    try:
+        async with asyncio.timeout(within):
+            while text not in director.log(uid).read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"{uid} never printed {text!r}:\n{director.log(uid).read_text()[-4000:]}") from None

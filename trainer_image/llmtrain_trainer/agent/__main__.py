@@ -1,0 +1,5 @@
+import sys
+
+from llmtrain_trainer.agent.main import main
+
+sys.exit(main())

@@ -1,0 +1,44 @@
+"""What a directive means for this member. Pure; here an old round is kept from ever coming back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llmtrain_operator.contract.wire import Directive, Progress, Round
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`stay` as you are, `enter` the round, `leave` the one you are in at once, `stop` with grace; and why."""
+
+    kind: Literal["stay", "enter", "leave", "stop"]
+    reason: str
+    round: Round | None = None
+
+
+def decide(directive: Directive | None, uid: str, current: int, *, in_round: bool) -> Order:
+    """What the pod `uid` does, whose workers are in round `current` (`in_round`) or were in it last (0: in none)."""
+    if directive is None:
+        return Order("stay", "no directive yet")
+    if directive.action == "stop":
+        return Order("stop", directive.reason)
+    if directive.action == "wait":
+        return Order("leave" if in_round else "stay", directive.reason)
+    target = directive.round
+    if target is None or target.number <= current:
+        return Order("stay", "not a newer round")
+    if in_round:
+        return Order("leave", f"round {target.number}: {directive.reason}")
+    if target.rank_of(uid) is None:
+        return Order("stay", f"not in round {target.number}")
+    return Order("enter", directive.reason, target)
+
+
+def newest(kept: Progress | None, new: Progress) -> Progress:
+    """The progress worth reporting: the newest of the lowest rank that knows the loss."""
+    if kept is None or new.round > kept.round or new.rank == kept.rank:
+        return new
+    if new.loss is not None and (kept.loss is None or new.rank < kept.rank):
+        return new
+    return kept
