@@ -10,11 +10,14 @@ import pytest
 from llmtrain_trainer.data import prefetch
 
 
+def prefetching_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
 def test_items_come_in_order_and_then_it_ends():
     """Prefetching changes nothing about the sequence, and its thread is gone at the end."""
-    before = threading.active_count()
     assert list(prefetch(range(100), depth=3)) == list(range(100))
-    assert threading.active_count() == before
+    assert not prefetching_threads()
 
 
 def test_the_next_item_is_made_while_the_consumer_works():
@@ -55,16 +58,15 @@ def test_waiting_is_measured():
         release.wait(10)
         yield 1
 
-    items = prefetch(source())
-    threading.Timer(0.05, release.set).start()
-    assert next(items) == 1
-    assert 0.01 < items.waited < 10
+    with prefetch(source()) as items:
+        threading.Timer(0.05, release.set).start()
+        assert next(items) == 1
+        assert 0.01 < items.waited < 10
 
 
 def test_closing_early_ends_the_thread():
     """An endless source does not keep the process alive."""
-    before = threading.active_count()
     with prefetch(iter(int, 1), depth=2) as items:
         assert next(items) == 0
-    assert threading.active_count() == before
+    assert not prefetching_threads()
     assert list(items) == []
