@@ -19,12 +19,6 @@ def registry(wake: Callable[[str], None]) -> kopf.OperatorRegistry:
     """The handlers: on any event of a job, `wake` is called with `namespace/name`."""
     handlers = kopf.OperatorRegistry()
 
-    @kopf.on.startup(registry=handlers)
-    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        settings.posting.enabled = False
-        settings.scanning.disabled = True
-        settings.peering.standalone = True
-
     @kopf.on.login(registry=handlers)
     async def login(**details: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
@@ -36,10 +30,20 @@ def registry(wake: Callable[[str], None]) -> kopf.OperatorRegistry:
     return handlers
 
 
+def settings() -> kopf.OperatorSettings:
+    """No events, no scans for new resources or namespaces, no peering: those need rights or writes of their own."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True
+    chosen.peering.standalone = True
+    return chosen
+
+
 async def run(wake: Callable[[str], None], namespaces: Sequence[str], stop: asyncio.Event) -> None:
     """Watch jobs in `namespaces` (all if empty) until `stop` is set. Returning earlier means that kopf gave up."""
     await kopf.operator(
         registry=registry(wake),
+        settings=settings(),
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         standalone=True,

@@ -208,8 +208,8 @@ def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
         # The last lines of the log become the pod's message when the agent itself dies.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "cache", "mountPath": "/var/lib/llmtrain"},
             {"name": "token", "mountPath": _TOKEN_DIRECTORY, "readOnly": True},
             *({"name": _claim_volume(claim), "mountPath": uris.mount_path(claim)} for claim in _claims(spec)),
@@ -235,7 +235,7 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
         names.ENV_COORDINATOR_CA: settings.coordinator_ca,
         names.ENV_TOKEN_FILE: f"{_TOKEN_DIRECTORY}/token",
         names.ENV_GRACE_SECONDS: str(max(1, grace - KILL_MARGIN_SECONDS)),
-        "HOME": "/tmp",  # noqa: S108
+        "HOME": "/tmp",
         "PYTHONUNBUFFERED": "1",
         **({"PYTHONPATH": AGENT_DIRECTORY} if _foreign_image(spec, settings) else {}),
     }

@@ -1,0 +1,147 @@
+"""The process `llmtrain-operator`: it puts the rooms together and runs them until told to stop.
+
+Whatever part ends by itself ends the process: the kubelet starts it anew, and all state is in the jobs' status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llmtrain_operator import handlers, http
+from llmtrain_operator.cluster.client import connect
+from llmtrain_operator.cluster.cluster import Cluster
+from llmtrain_operator.controller import Controller
+from llmtrain_operator.link import CoordinatorLink
+from llmtrain_operator.manifests import Settings
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+RESYNC = 30.0
+"""Seconds after which every job gets a pass even if nothing seemed to happen."""
+
+
+class PartEnded(Exception):  # noqa: N818 - it says what happened
+    """A part that runs for ever has returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line."""
+
+    settings: Settings
+    namespaces: tuple[str, ...]
+    control_socket: Path
+    http_port: int
+    kubeconfig: Path | None
+
+
+async def run(options: Options) -> None:
+    """Reconcile until SIGTERM or SIGINT. Raises what ended a part that must not end."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    async with connect(options.kubeconfig, on_call=metrics.observe_call) as client:
+        cluster = Cluster(client, lambda key: queue.add(key), options.namespaces)
+        link = CoordinatorLink(
+            options.control_socket,
+            lambda update: controller.agent_changed(update),
+            lambda connected: controller.link_changed(connected),
+        )
+        controller = Controller(cluster, link, options.settings, metrics, lambda key: queue.add(key))
+        queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
+        metrics.watch_depth(queue.depth)
+        ready = asyncio.Event()
+
+        async def work() -> None:
+            # Before the caches are complete a missing pod may just not have been listed yet.
+            await cluster.synced()
+            ready.set()
+            log.info("caches are complete: %d jobs", len(cluster.jobs()))
+            await queue.run()
+
+        async def resync() -> None:
+            while True:
+                for key in cluster.jobs():
+                    queue.add(key)
+                await asyncio.sleep(RESYNC)
+
+        async with http.serve(options.http_port, metrics, lambda: "" if ready.is_set() else "caches are filling"):
+            await _first_end(
+                stop.wait(),
+                cluster.run(),
+                link.run(),
+                work(),
+                resync(),
+                handlers.run(queue.add, options.namespaces, stop),
+            )
+        log.info("stopping")
+
+
+async def _first_end(until: Coroutine[Any, Any, Any], *parts: Coroutine[Any, Any, None]) -> None:
+    """Run everything until `until` returns; raise if a part ends before that."""
+    stopping = asyncio.create_task(until)
+    tasks = [asyncio.create_task(part, name=str(part)) for part in parts]
+    done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopping, *tasks):
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+    for task in done:
+        if task is not stopping and not stopping.done():
+            raise PartEnded(f"{task.get_name()} ended") from task.exception()
+
+
+@click.command()
+@click.option("--namespaces", default="", help="Comma-separated namespaces to watch; all if empty.")
+@click.option("--control-socket", type=click.Path(path_type=Path), default=Path("/run/llmtrain/coordinator.sock"))
+@click.option("--coordinator-url", required=True, help="Where agents reach the coordinator: wss://host:port[,...].")
+@click.option("--coordinator-ca", type=click.Path(path_type=Path, exists=True), required=True, help="PEM file.")
+@click.option("--trainer-image", required=True, help="Image of members that name none.")
+@click.option("--operator-image", required=True, help="Image that the agent is copied from into users' own images.")
+@click.option("--image-pull-policy", default="IfNotPresent")
+@click.option("--image-pull-secret", multiple=True, help="Name of a secret in the job's namespace; repeatable.")
+@click.option("--http-port", type=int, default=8080, help="/healthz, /readyz and /metrics.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Default: the pod's own account.")
+@click.option("--log-level", default="INFO")
+def main(
+    namespaces: str,
+    control_socket: Path,
+    coordinator_url: str,
+    coordinator_ca: Path,
+    trainer_image: str,
+    operator_image: str,
+    image_pull_policy: str,
+    image_pull_secret: tuple[str, ...],
+    http_port: int,
+    kubeconfig: Path | None,
+    log_level: str,
+) -> None:
+    """Reconcile LLMTrainJobs until stopped."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    settings = Settings(
+        trainer_image=trainer_image,
+        operator_image=operator_image,
+        coordinator_urls=coordinator_url,
+        coordinator_ca=coordinator_ca.read_text(),
+        image_pull_policy=image_pull_policy,
+        image_pull_secrets=image_pull_secret,
+    )
+    watched = tuple(name.strip() for name in namespaces.split(",") if name.strip())
+    asyncio.run(run(Options(settings, watched, control_socket, http_port, kubeconfig)))
+
+
+if __name__ == "__main__":
+    main()

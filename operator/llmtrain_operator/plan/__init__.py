@@ -1,0 +1,63 @@
+"""One pass of the control loop: what is known of a job -> its new status, what to do, what to tell its agents.
+
+Pure, level-triggered and idempotent: the plan depends on the present alone, so a pass that was lost, repeated or
+interrupted does no harm, and planning again after everything was carried out gives an empty plan. The order of the
+ladder is: finished, invalid, suspended, round lost, round to be formed, round running.
+"""
+
+from __future__ import annotations
+
+from llmtrain_operator import podset, progress
+from llmtrain_operator.api import JobSpec, JobStatus
+from llmtrain_operator.api.validation import Problem
+from llmtrain_operator.conditions import timestamp
+from llmtrain_operator.contract import names
+from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.ends import finished, invalid, suspend, suspending
+from llmtrain_operator.plan.training import train
+from llmtrain_operator.state import JobView, Observed, Plan
+
+__all__ = ["plan"]
+
+_UNREADABLE = JobSpec.model_construct()
+"""Stands in for a spec that cannot be read: all defaults, nothing to train."""
+
+
+def plan(
+    job: JobView, spec: JobSpec | None, problems: tuple[Problem, ...], status: JobStatus, observed: Observed, now: float
+) -> Plan:
+    """What to do about `job` at `now` (seconds since 1970).
+
+    `problems`: what is wrong with the spec, if anything; `spec` is None if it is so wrong that it cannot be read.
+    """
+    run = Draft(job, spec or _UNREADABLE, observed, now, status)
+    if job.deleting:
+        return run.done()
+    _book(run)
+    _identity(run)
+    if status.completion_time:
+        finished(run)
+    elif problems:
+        invalid(run, problems)
+    elif suspending(run):
+        suspend(run)
+    else:
+        train(run)
+    return run.done()
+
+
+def _book(run: Draft) -> None:
+    if run.status.completion_time:
+        return
+    cause = progress.cause_of(run.status, run.now)
+    run.set(**progress.booked(run.status, cause, run.now))
+
+
+def _identity(run: Draft) -> None:
+    alive = [pod for pod in run.observed.pods if pod.phase not in podset.ENDED_PHASES and not pod.deleting]
+    run.set(
+        observed_generation=run.job.generation,
+        selector=f"{names.LABEL_JOB}={run.job.name},{names.LABEL_COMPONENT}=member",
+        replicas=len(alive),
+        start_time=run.status.start_time or timestamp(run.now),
+    )

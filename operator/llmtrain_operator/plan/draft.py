@@ -1,0 +1,70 @@
+"""The plan while it is being made: one object that the steps of a pass write their decisions to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llmtrain_operator import podset
+from llmtrain_operator.api import JobSpec, JobStatus
+from llmtrain_operator.conditions import ConditionType, put
+from llmtrain_operator.contract.wire import Directive, Member, Round
+from llmtrain_operator.state import Action, Event, JobView, Observed, Plan, PodView
+
+
+@dataclass
+class Draft:
+    """The plan while it is being made."""
+
+    job: JobView
+    spec: JobSpec
+    observed: Observed
+    now: float
+    status: JobStatus
+    actions: list[Action] = field(default_factory=list)
+    directives: dict[str, Directive] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    look_again: float | None = None
+
+    def set(self, **values: Any) -> None:
+        self.status = self.status.model_copy(update=values)
+
+    def condition(self, kind: ConditionType, value: bool, reason: str, message: str) -> None:
+        old = self.status.conditions
+        self.set(conditions=put(old, kind, value, reason, message, generation=self.job.generation, now=self.now))
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        self.events.append(Event("Warning" if warning else "Normal", reason, message))
+
+    def wake_in(self, delay: float) -> None:
+        delay = max(delay, 0.0)
+        self.look_again = delay if self.look_again is None else min(self.look_again, delay)
+
+    def instruct_all(self, action: Literal["wait", "stop"], reason: str) -> None:
+        for pod in self.observed.pods:
+            if pod.phase not in podset.ENDED_PHASES:
+                self.directives[pod.uid] = Directive(action, reason)
+
+    @property
+    def round(self) -> Round | None:
+        """The current round as the agents know it."""
+        stored = self.status.round
+        if stored is None:
+            return None
+        members = tuple(Member(m.index, m.incarnation, m.pod, m.uid, m.host, m.store_port) for m in stored.members)
+        return Round(stored.number, members, stored.procs_per_member)
+
+    @property
+    def pods(self) -> dict[str, PodView]:
+        """The job's pods by UID."""
+        return {pod.uid: pod for pod in self.observed.pods}
+
+    @property
+    def wanted(self) -> int:
+        """How many members the job should have now."""
+        nodes = self.spec.nodes
+        desired = nodes.desired if nodes.desired is not None else nodes.maximum
+        return max(nodes.min, min(desired, nodes.maximum))
+
+    def done(self) -> Plan:
+        return Plan(self.status, tuple(self.actions), self.directives, tuple(self.events), self.look_again)

@@ -1,0 +1,87 @@
+"""The ends of a job and its pauses: finished, invalid, suspended."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from llmtrain_operator import podset
+from llmtrain_operator.api.validation import Problem
+from llmtrain_operator.conditions import find, seconds, timestamp
+from llmtrain_operator.contract import names
+from llmtrain_operator.plan.directives import direct
+from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.state import DeleteJob, DeletePod
+
+STOP_PATIENCE = 120.0
+"""Seconds after the end within which members stop by themselves; then their pods are deleted."""
+
+
+def finished(run: Draft) -> None:
+    assert run.status.completion_time is not None
+    since = run.now - seconds(run.status.completion_time)
+    run.instruct_all("stop", f"the job is {run.status.state}")
+    lingering = [pod for pod in run.observed.pods if pod.phase not in podset.ENDED_PHASES and not pod.deleting]
+    for pod in lingering:
+        if pod.phase == "Pending" or since >= STOP_PATIENCE:
+            run.actions.append(DeletePod(pod.name, pod.uid, f"the job is {run.status.state}"))
+        else:
+            run.wake_in(STOP_PATIENCE - since)
+    if run.spec.ttl_seconds_after_finished is not None:
+        left = run.spec.ttl_seconds_after_finished - since
+        if left <= 0:
+            run.actions.append(DeleteJob())
+        else:
+            run.wake_in(left)
+
+
+def finish(run: Draft, state: Literal["Complete", "Failed"], reason: str, message: str) -> None:
+    run.set(state=state, completion_time=timestamp(run.now), waiting_since=None, not_before=None)
+    run.condition("Running", False, reason, message)
+    run.condition("Recovering", False, reason, message)
+    run.condition(state, True, reason, message)
+    run.tell(reason if state == "Failed" else "Completed", message, warning=state == "Failed")
+    finished(run)
+
+
+def invalid(run: Draft, problems: tuple[Problem, ...]) -> None:
+    message = "; ".join(f"{p.path}: {p.message} (is {p.value!r}). {p.remedy}" for p in problems)
+    known = find(run.status.conditions, "Valid")
+    run.condition("Valid", False, "InvalidSpec", message)
+    if known is None or known.message != message:
+        run.tell("InvalidSpec", message, warning=True)
+    if run.status.round is None:
+        run.set(state="Invalid")
+        return
+    # Edited while it trains: what runs goes on as it was created.
+    direct(run)
+
+
+def suspending(run: Draft) -> bool:
+    if not run.spec.suspend:
+        return False
+    step = run.status.progress.step if run.status.progress else 0
+    allowed = names.ANNOTATION_DISCARD_PROGRESS in run.job.annotations
+    if run.status.state == "Suspended" or allowed or not step:
+        return True
+    run.condition(
+        "Suspended",
+        False,
+        "ProgressWouldBeLost",
+        "the job has trained and this version cannot save that. To suspend it all the same, annotate it "
+        f"with {names.ANNOTATION_DISCARD_PROGRESS}=true (llmtrain suspend --discard-progress)",
+    )
+    return False
+
+
+def suspend(run: Draft) -> None:
+    run.condition("Valid", True, "SpecAccepted", "the spec is valid")
+    if run.status.state != "Suspended":
+        run.tell("Suspended", "stopping all members; spec.suspend is true")
+    run.set(state="Suspended", round=None, progress=None, nodes="0", waiting_since=None, not_before=None)
+    run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
+    run.condition("Running", False, "Suspended", "the job is suspended")
+    run.condition("Recovering", False, "Suspended", "the job is suspended")
+    run.instruct_all("stop", "the job is suspended")
+    for pod in run.observed.pods:
+        if not pod.deleting:
+            run.actions.append(DeletePod(pod.name, pod.uid, "the job is suspended"))
