@@ -1,0 +1,207 @@
+"""The planner's decisions, one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from llmtrain_operator.api import JobSpec, JobStatus
+from llmtrain_operator.api.validation import Problem
+from llmtrain_operator.conditions import find
+from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import Failure, Progress, Report
+from llmtrain_operator.plan import plan
+from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, JobView, Observed, PodView
+
+NOW = 1_700_000_000.0
+JOB = JobView("j", "d", "job-uid", 1)
+
+
+def spec(**fields) -> JobSpec:
+    """A two-member job."""
+    base = {
+        "nodes": {"min": 2, "desired": 2},
+        "model": {"preset": "gpt-tiny"},
+        "data": {"source": "/data"},
+        "training": {"maxSteps": 100},
+    }
+    return JobSpec.model_validate(base | fields)
+
+
+def pod(index: int, **fields) -> PodView:
+    """A running member pod of incarnation 1."""
+    values = {
+        "name": f"j-{index}-1", "namespace": "d", "uid": f"u{index}", "job": "j", "index": index, "incarnation": 1,
+        "phase": "Running", "ready": True, "node": "n1", "deleting": False, "ip": "10.0.0.1", "reason": "",
+        "message": "", "exit_code": None, "created": "", "scheduled": True, "unschedulable_message": "",
+        "owner": "job-uid",
+    }  # fmt: skip
+    return PodView(**(values | fields))
+
+
+def agent(index: int, state="joining", number=0, **fields) -> AgentView:
+    """A connected agent."""
+    port = 4000 if state == "joining" else 0
+    report = Report("d/j", f"j-{index}-1", f"u{index}", index, 1, "10.0.0.1", state, number, port)
+    return AgentView(f"u{index}", True, 0.0, "", dataclasses.replace(report, **fields))
+
+
+def observed(*agents: AgentView, pods=None) -> Observed:
+    """Two running pods with these agents."""
+    there = (pod(0), pod(1)) if pods is None else tuple(pods)
+    return Observed(there, {view.uid: view for view in agents}, children_applied=True)
+
+
+def step(status: JobStatus, seen: Observed, *, job=JOB, now=NOW, problems=(), **fields):
+    """One pass."""
+    return plan(job, spec(**fields), problems, status, seen, now)
+
+
+@pytest.fixture
+def running() -> JobStatus:
+    """The status of a job in round 1 at step 10."""
+    created = JobStatus(incarnations={"0": 1, "1": 1})
+    formed = step(created, observed(agent(0), agent(1))).status
+    progress = Progress(rank=0, round=1, step=10, max_steps=100, loss=2.5, step_seconds=0.5)
+    members = (agent(0, "running", 1, progress=progress), agent(1, "running", 1))
+    return step(formed, observed(*members), now=NOW + 1).status
+
+
+def condition(status: JobStatus, kind) -> tuple[str, str]:
+    """Status and reason of a condition."""
+    found = find(status.conditions, kind)
+    assert found is not None
+    return found.status, found.reason
+
+
+def test_a_new_job_gets_its_pods() -> None:
+    """One pod per wanted index, counted in the status before they are created."""
+    decided = step(JobStatus(), observed(pods=()))
+    assert [a for a in decided.actions if isinstance(a, CreatePod)] == [CreatePod(0, 1), CreatePod(1, 1)]
+    assert decided.status.incarnations == {"0": 1, "1": 1}
+    assert (decided.status.state, condition(decided.status, "Running")) == ("Pending", ("False", "WaitingForMembers"))
+
+
+def test_a_round_starts_when_all_members_have_joined(running) -> None:
+    """The round names the members in order of index and every agent is told to run it."""
+    decided = step(JobStatus(), observed(agent(1), agent(0)))
+    assert decided.status.round is not None
+    assert [member.index for member in decided.status.round.members] == [0, 1]
+    assert {uid: d.action for uid, d in decided.directives.items()} == {"u0": "run", "u1": "run"}
+    assert (running.state, running.nodes, running.progress.step) == ("Running", "2/2", 10)
+    assert running.progress.eta == "45s"
+
+
+def test_a_lost_pod_is_replaced_and_survivors_wait(running) -> None:
+    """The survivor leaves its round, the replacement has a new name, and the loss costs none of the user's budget."""
+    decided = step(running, observed(agent(0, "running", 1), pods=[pod(0)]), now=NOW + 2)
+    assert decided.actions == (CreatePod(1, 2),)
+    assert decided.directives["u0"].action == "wait"
+    assert (decided.status.restarts, decided.status.failures_counted) == (1, 0)
+    assert decided.status.state == "Recovering"
+    assert [event.reason for event in decided.events] == ["MemberLost"]
+
+
+def test_a_killed_worker_restarts_in_the_next_round(running) -> None:
+    """Pods stay, the failure is told in the trainer's words, and only the newest round counts afterwards."""
+    failure = Failure(names.REASON_KILLED, "signal 9", 1, rank=1, step=10, signal=9)
+    lost = step(running, observed(agent(0, "running", 1), agent(1, failure=failure, number=1)), now=NOW + 2)
+    assert not any(isinstance(action, DeletePod | CreatePod) for action in lost.actions)
+    assert lost.status.last_failure.signal == 9
+    both = observed(agent(0, number=1), agent(1, failure=failure, number=1))
+    again = step(lost.status, both, now=NOW + 3)
+    assert again.status.round.number == 2
+    assert again.status.progress is None, "an old round's progress is not shown as the new one's"
+
+
+@pytest.mark.parametrize("reason", sorted(names.PERMANENT_REASONS))
+def test_a_permanent_error_fails_the_job(running, reason) -> None:
+    """What a restart cannot cure ends the job with the trainer's own words."""
+    failure = Failure(reason, "the trainer says why", 1, rank=0, step=11, traceback="Traceback ...")
+    decided = step(running, observed(agent(0, number=1, failure=failure), agent(1, "running", 1)), now=NOW + 2)
+    assert decided.status.state == "Failed"
+    assert decided.status.last_failure.traceback == "Traceback ..."
+    assert "the trainer says why" in find(decided.status.conditions, "Failed").message
+    assert {d.action for d in decided.directives.values()} == {"stop"}
+
+
+def test_a_finished_job_stays_finished(running) -> None:
+    """All members succeeded: complete, whatever happens to the pods afterwards."""
+    done = step(running, observed(agent(0, "succeeded", 1), agent(1, "succeeded", 1)), now=NOW + 60)
+    assert done.status.state == "Complete"
+    after = step(done.status, observed(pods=[pod(0, phase="Failed")]), now=NOW + 70)
+    assert (after.actions, after.status.state) == ((), "Complete")
+
+
+def test_time_to_live(running) -> None:
+    """The finished job is deleted when its time to live is over, not before, and asks to be looked at then."""
+    done = step(running, observed(agent(0, "succeeded", 1), agent(1, "succeeded", 1)), now=NOW).status
+    ended = observed(pods=[pod(0, phase="Succeeded"), pod(1, phase="Succeeded")])
+    early = step(done, ended, now=NOW + 5, ttlSecondsAfterFinished=30)
+    assert (early.actions, early.look_again) == ((), 25)
+    assert step(done, ended, now=NOW + 31, ttlSecondsAfterFinished=30).actions == (DeleteJob(),)
+
+
+def test_suspend_does_not_silently_discard_training(running) -> None:
+    """Without a way to save, suspending a job that has trained needs the user's word."""
+    members = observed(agent(0, "running", 1), agent(1, "running", 1))
+    refused = step(running, members, now=NOW + 2, suspend=True)
+    assert refused.status.state == "Running"
+    assert condition(refused.status, "Suspended") == ("False", "ProgressWouldBeLost")
+    willing = dataclasses.replace(JOB, annotations={names.ANNOTATION_DISCARD_PROGRESS: "true"})
+    done = step(running, members, job=willing, now=NOW + 2, suspend=True)
+    assert (done.status.state, len(done.actions)) == ("Suspended", 2)
+    resumed = step(done.status, observed(pods=()), now=NOW + 9)
+    assert [type(action) for action in resumed.actions] == [CreatePod, CreatePod]
+    assert resumed.status.incarnations == {"0": 2, "1": 2}
+
+
+def test_an_invalid_spec_creates_nothing_and_can_be_mended() -> None:
+    """The condition names the field, the value and the remedy; a mended spec goes on."""
+    problem = Problem("spec.deepspeed.config.zero", 1, "unknown key", "Did you mean zero_optimization?")
+    bad = step(JobStatus(), observed(pods=()), problems=(problem,))
+    assert (bad.actions, bad.status.state) == ((), "Invalid")
+    assert "spec.deepspeed.config.zero: unknown key (is 1). Did you mean" in find(bad.status.conditions, "Valid").message
+    assert not step(bad.status, observed(pods=()), problems=(problem,)).events, "told once"
+    assert step(bad.status, observed(pods=())).actions
+
+
+def test_scaling_waits_for_the_next_round(running) -> None:
+    """A resize without checkpoints would begin again at step 0, so what runs goes on and the condition says so."""
+    members = observed(agent(0, "running", 1), agent(1, "running", 1))
+    decided = step(running, members, now=NOW + 2, nodes={"min": 1, "max": 2, "desired": 1})
+    assert decided.status.round is not None
+    assert condition(decided.status, "Resizing") == ("True", "AtNextRound")
+    assert not decided.actions
+
+
+def test_a_silent_agent_is_judged_in_time(running) -> None:
+    """Silence is not a loss yet, but the pass that will judge it is asked for."""
+    members = observed(agent(0, "running", 1), agent(1, "running", 1))
+    quiet = {**members.agents, "u1": dataclasses.replace(members.agents["u1"], connected=False, silent_for=4.0)}
+    decided = step(running, dataclasses.replace(members, agents=quiet), now=NOW + 2)
+    assert decided.status.round is not None
+    assert decided.look_again == pytest.approx(6.1)
+
+
+def test_a_refused_pod_is_not_created_over_and_over() -> None:
+    """What the API server refused shows as the reason to wait, and its incarnation is not used up."""
+    seen = dataclasses.replace(observed(agent(0), pods=[pod(0)]), refused={1: "exceeded quota"})
+    decided = step(JobStatus(), seen)
+    assert not decided.actions
+    assert "exceeded quota" in find(decided.status.conditions, "Running").message
+    assert decided.status.incarnations == {}
+
+
+def test_the_ledger_adds_up_to_wall_time(running) -> None:
+    """Every second is booked once, restarts show as such, and the sum is the time since the start."""
+    members = observed(agent(0, "running", 1), agent(1, "running", 1))
+    status = step(running, members, now=NOW + 11).status
+    failure = Failure(names.REASON_KILLED, "signal 9", 1, rank=1, signal=9)
+    status = step(status, observed(agent(0, "running", 1), agent(1, number=1, failure=failure)), now=NOW + 12).status
+    status = step(status, observed(agent(0, number=1), agent(1, number=1)), now=NOW + 13).status
+    status = step(status, observed(agent(0, "running", 2), agent(1, "running", 2)), now=NOW + 15).status
+    assert sum(status.ledger.values()) == pytest.approx(15)
+    assert status.ledger["productive"] == pytest.approx(11)
+    assert status.ledger["restart"] == pytest.approx(2)
