@@ -13,12 +13,10 @@ from typing import Any, Final
 import yaml
 
 from llmtrain_operator.api.status import LLMTrainJob
+from llmtrain_operator.api.validation import MAX_NAME, NAME_PATTERN, NAME_RULE
 from llmtrain_operator.contract import names
 
 _HEADER: Final = "# Generated from llmtrain_operator.api by `make crd`; do not edit.\n"
-_MAX_NAME: Final = 58
-"""A pod's hostname is {name}-{index}: at most 63 characters, five of them for the index."""
-
 _FIRST: Final = ("description", "type", "format", "default", "enum")
 _DROPPED: Final = frozenset(
     {"title", "$defs", "anyOf", "default", "exclusiveMinimum", "exclusiveMaximum", "additionalProperties", "properties"}
@@ -27,7 +25,7 @@ _FORMATS: Final = {"integer": "int64", "number": "double"}
 
 _FROZEN: Final = (
     *("image?", "nodes.procPerNode", "nodes.acceleratorResource?", "model?", "data?", "training", "deepspeed"),
-    *("entrypoint?", "checkpoint?", "output?", "template"),
+    *("entrypoint?", "checkpoint?", "output?", "template?"),
 )
 """What the members of a round must agree on. Counts of nodes, suspend, recovery and the time to live may change.
 A question mark marks what may be absent."""
@@ -157,13 +155,8 @@ def _without_defaults(node: Any) -> Any:
 
 
 def _name_rule() -> dict[str, str]:
-    return {
-        "rule": f"self.metadata.name.size() <= {_MAX_NAME} && self.metadata.name.matches('^[a-z][-a-z0-9]*$')",
-        "message": (
-            f"metadata.name must start with a letter, contain only a-z, 0-9 and -, and have at most {_MAX_NAME} "
-            "characters: it becomes the members' host names"
-        ),
-    }
+    rule = f"self.metadata.name.size() <= {MAX_NAME} && self.metadata.name.matches('{NAME_PATTERN}')"
+    return {"rule": rule, "message": NAME_RULE}
 
 
 def _frozen_rule(path: str) -> dict[str, str]:

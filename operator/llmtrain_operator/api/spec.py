@@ -237,6 +237,15 @@ class Training(Record):
 class DeepSpeed(Record):
     """DeepSpeed: typed fields for what the operator manages, config for the rest."""
 
+    rules: ClassVar = (
+        Rule(
+            "self.offloadOptimizer == 'none' || self.stage > 0",
+            "offloadOptimizer needs ZeRO: stage must be 1, 2 or 3",
+            lambda d: d.offload_optimizer == "none" or d.stage > 0,
+            "offloadOptimizer",
+        ),
+    )
+
     stage: Literal[0, 1, 2, 3] = 2
     """ZeRO stage: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights are sharded. Default 2."""
     offload_optimizer: Literal["none", "cpu"] = "none"
@@ -349,6 +358,12 @@ class JobSpec(Record):
             "training.maxSteps is required (unless entrypoint runs a script of your own)",
             lambda s: s.entrypoint is not None or s.training.max_steps is not None,
             "training.maxSteps",
+        ),
+        Rule(
+            "has(self.entrypoint) || self.nodes.min * self.nodes.procPerNode <= self.training.globalBatchSize",
+            "training.globalBatchSize must be at least nodes.min * nodes.procPerNode: each worker needs a sequence",
+            lambda s: s.entrypoint or s.nodes.min * s.nodes.proc_per_node <= s.training.global_batch_size,
+            "training.globalBatchSize",
         ),
     )
 
