@@ -22,6 +22,7 @@ KILL_MARGIN_SECONDS: Final = 5
 
 AGENT_DIRECTORY: Final = "/llmtrain/agent"
 _TOKEN_DIRECTORY: Final = "/var/run/secrets/llmtrain"
+_CACHE_DIRECTORY: Final = "/var/lib/llmtrain"
 _MERGE_KEYS: Final = {
     "containers": "name",
     "initContainers": "name",
@@ -210,7 +211,7 @@ def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
-            {"name": "cache", "mountPath": "/var/lib/llmtrain"},
+            {"name": "cache", "mountPath": _CACHE_DIRECTORY},
             {"name": "token", "mountPath": _TOKEN_DIRECTORY, "readOnly": True},
             *({"name": _claim_volume(claim), "mountPath": uris.mount_path(claim)} for claim in _claims(spec)),
             *([{"name": "agent", "mountPath": AGENT_DIRECTORY, "readOnly": True}] if foreign else []),
@@ -234,6 +235,7 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
         names.ENV_COORDINATOR: settings.coordinator_urls,
         names.ENV_COORDINATOR_CA: settings.coordinator_ca,
         names.ENV_TOKEN_FILE: f"{_TOKEN_DIRECTORY}/token",
+        names.ENV_DATA_CACHE: f"{_CACHE_DIRECTORY}/data",
         names.ENV_GRACE_SECONDS: str(max(1, grace - KILL_MARGIN_SECONDS)),
         "HOME": "/tmp",
         "PYTHONUNBUFFERED": "1",

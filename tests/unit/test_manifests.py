@@ -1,0 +1,127 @@
+"""The objects that a job consists of."""
+
+from __future__ import annotations
+
+import json
+
+import kubernetes_validate
+import pytest
+
+from llmtrain_operator import manifests
+from llmtrain_operator.api import JobSpec
+from llmtrain_operator.contract import names
+from llmtrain_operator.state import JobView
+
+JOB = JobView("j", "d", "job-uid", 1)
+SETTINGS = manifests.Settings("trainer:1", "operator:1", "wss://c.llmtrain.svc:7443", "PEM", image_pull_secrets=("s",))
+
+
+def spec(**fields) -> JobSpec:
+    """The shortest valid job and more."""
+    base = {"model": {"preset": "gpt-tiny"}, "data": {"source": "/data"}, "training": {"maxSteps": 1}}
+    return JobSpec.model_validate(base | fields)
+
+
+def member(job_spec: JobSpec | None = None):
+    """Member 2's third pod."""
+    return manifests.member_pod(JOB, job_spec or spec(), 2, 3, SETTINGS)
+
+
+def environment(pod) -> dict[str, str]:
+    """The trainer's variables that have plain values."""
+    return {e["name"]: e["value"] for e in trainer(pod)["env"] if "value" in e}
+
+
+def trainer(pod):
+    """The training container."""
+    return next(c for c in pod["spec"]["containers"] if c["name"] == names.CONTAINER)
+
+
+@pytest.mark.parametrize(
+    "job_spec",
+    [
+        pytest.param(spec(), id="shortest"),
+        pytest.param(spec(image="mine:1", entrypoint={"script": "train.py"}), id="own-image"),
+        pytest.param(spec(output="pvc://models/a", nodes={"acceleratorResource": "nvidia.com/gpu"}), id="claim-and-gpu"),
+    ],
+)
+def test_every_object_is_valid_kubernetes(job_spec) -> None:
+    """Strictly: an unknown or misspelt field is an error."""
+    for thing in [*manifests.children(JOB), member(job_spec)]:
+        kubernetes_validate.validate(thing, "1.36", strict=True)
+        assert thing["metadata"]["ownerReferences"][0]["uid"] == "job-uid"
+
+
+def test_the_pod_can_be_told_apart_and_found() -> None:
+    """Its name was never used before, its host name is stable, its labels are what the selectors look for."""
+    pod = member()
+    assert pod["metadata"]["name"] == "j-2-3"
+    assert (pod["spec"]["hostname"], pod["spec"]["subdomain"]) == ("j-2", "j")
+    assert manifests.selector(JOB).items() <= pod["metadata"]["labels"].items()
+    assert environment(pod)[names.ENV_JOB] == "d/j"
+
+
+def test_the_trainer_gets_the_whole_spec() -> None:
+    """As JSON with all defaults, less the template, which is about the pod."""
+    given = json.loads(environment(member(spec(template={"metadata": {"labels": {"a": "b"}}})))[names.ENV_SPEC])
+    assert given["training"]["globalBatchSize"] == 8
+    assert "template" not in given
+
+
+def test_the_template_is_merged_by_name() -> None:
+    """What the user or another controller puts in is kept: resources, env, volumes, gates, selectors, tolerations."""
+    template = {
+        "metadata": {"labels": {"team": "x"}, "annotations": {"n": "1"}},
+        "spec": {
+            "nodeSelector": {"pool": "gpu"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "schedulingGates": [{"name": "kueue.x-k8s.io/topology"}],
+            "terminationGracePeriodSeconds": 30,
+            "volumes": [{"name": "corpus", "hostPath": {"path": "/corpus"}}],
+            "containers": [
+                {
+                    "name": names.CONTAINER,
+                    "resources": {"limits": {"memory": "4Gi"}},
+                    "env": [{"name": "MINE", "value": "1"}, {"name": "HOME", "value": "/home"}],
+                    "volumeMounts": [{"name": "corpus", "mountPath": "/corpus"}],
+                },
+                {"name": "sidecar", "image": "s:1"},
+            ],
+        },
+    }
+    pod = member(spec(template=template, nodes={"acceleratorResource": "nvidia.com/gpu", "procPerNode": 4}))
+    assert [c["name"] for c in pod["spec"]["containers"]] == [names.CONTAINER, "sidecar"]
+    assert trainer(pod)["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/gpu": "4"}
+    assert environment(pod).items() >= {"MINE": "1", "HOME": "/home", names.ENV_GRACE_SECONDS: "25"}.items()
+    assert len([e for e in trainer(pod)["env"] if e["name"] == "HOME"]) == 1
+    assert {"tmp", "shm", "token", "corpus"} <= {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert {"/tmp", "/corpus"} <= {mount["mountPath"] for mount in trainer(pod)["volumeMounts"]}
+    assert pod["spec"]["schedulingGates"] == [{"name": "kueue.x-k8s.io/topology"}]
+    assert pod["spec"]["nodeSelector"] == {"pool": "gpu"}
+    assert pod["metadata"]["labels"]["team"] == "x"
+    kubernetes_validate.validate(pod, "1.36", strict=True)
+
+
+def test_the_template_cannot_take_the_pods_identity() -> None:
+    """Labels and names that the operator finds its pods by stay."""
+    template = {"metadata": {"labels": {names.LABEL_JOB: "other"}}, "spec": {"hostname": "x"}}
+    pod = member(spec(template=template))
+    assert pod["metadata"]["labels"][names.LABEL_JOB] == "j"
+    assert pod["spec"]["hostname"] == "j-2"
+
+
+def test_an_image_of_the_users_gets_the_agent() -> None:
+    """Copied by an init container from the operator's image, found by PYTHONPATH."""
+    pod = member(spec(image="mine:1", entrypoint={"script": "train.py"}))
+    (init,) = pod["spec"]["initContainers"]
+    assert (init["image"], trainer(pod)["image"]) == ("operator:1", "mine:1")
+    assert environment(pod)["PYTHONPATH"] == manifests.AGENT_DIRECTORY
+    assert not member()["spec"]["initContainers"]
+
+
+def test_claims_of_uris_are_mounted_once() -> None:
+    """pvc:// URIs are volumes; two paths in one claim are one volume."""
+    pod = member(spec(output="pvc://team.models/out", data={"source": "pvc://team.models/text"}))
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == ["team.models"]
+    assert "/llmtrain/volumes/team.models" in {mount["mountPath"] for mount in trainer(pod)["volumeMounts"]}
