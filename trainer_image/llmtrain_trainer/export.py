@@ -59,7 +59,7 @@ def write_model(
     """Write the model (see the module's guarantee). `facts` go to `llmtrain.json`. Raises `OutputUnwritable`."""
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     with _unwritable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".llmtrain-", ignore_cleanup_errors=True) as scratch:

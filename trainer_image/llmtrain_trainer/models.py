@@ -39,7 +39,7 @@ def build_model(config: spec.Config, tokens: Tokens) -> Any:
         model = _from_scratch(model_config(config, tokens), config.training.seed)
     _check(model.config, config, tokens)
     if config.training.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 

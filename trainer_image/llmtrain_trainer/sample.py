@@ -30,7 +30,7 @@ def generate(directory: str, prompt: str, tokens: int, *, temperature: float, se
     from transformers.utils.logging import disable_progress_bar
 
     torch.manual_seed(seed)
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     model: Any = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)

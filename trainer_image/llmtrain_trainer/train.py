@@ -23,6 +23,7 @@ from llmtrain_operator.contract import names
 from llmtrain_trainer import data, distributed, errors, export, flops, optim
 from llmtrain_trainer.config import Config, local_path, parse
 from llmtrain_trainer.deepspeed_config import batch_plan, deepspeed_config
+from llmtrain_trainer.divergence import DivergenceGuard
 from llmtrain_trainer.elastic_data import SampleOrder
 from llmtrain_trainer.evaluate import summed_loss, validation_loss
 from llmtrain_trainer.models import build_model
@@ -36,8 +37,9 @@ class Trainer:
 
     def __init__(self, config: Config, reporter: Reporter) -> None:
         self.config, self.reporter = config, reporter
-        self.length = config.data.sequence_length
+        self.tokens = config.training.global_batch_size * config.data.sequence_length  # in one step
         self.stopping = False
+        self.guard = DivergenceGuard()
         self.dataset = data.open_dataset(config.data, cache_directory())
         self.worker = distributed.join()
         self.output = Path(local_path(config.output, "spec.output")) if config.output else None
@@ -46,9 +48,14 @@ class Trainer:
         self.plan = batch_plan(config, self.worker.world_size)
         self.order = SampleOrder(config.training.seed, len(self.dataset.train), config.data.shuffle)
         self.model = build_model(config, self.dataset.tokenizer)
-        self.flops_per_token = flops.flops_per_token(self.model, self.length)
+        self.flops_per_token = flops.flops_per_token(self.model, config.data.sequence_length)
         self.peak_flops = flops.peak_flops(self.worker.device, config.training.precision)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.engine = start_engine(config, self.model, self.worker)
+        self.say(
+            f"{parameters:,} parameters, {self.dataset.tokens:,} tokens of text; each step {self.tokens:,} tokens on "
+            f"{self.worker.world_size} workers in {self.plan.micro_steps} micro-steps of {self.plan.micro_batch} sequences"
+        )
 
     def run(self) -> int:
         """Train, evaluate, export. Returns the exit status."""
@@ -59,8 +66,8 @@ class Trainer:
             for _ in range(training.max_steps):
                 started = time.perf_counter()
                 step, micro_batches = next(batches)
-                stop = self.step(step, micro_batches)
-                self.report_speed(time.perf_counter() - started, batches.waited)
+                loss, stop = self.step(step, micro_batches)
+                self.report(step + 1, loss, time.perf_counter() - started, batches.waited)
                 # Step boundary: weights, optimizer and data position agree on all workers. Checkpoints belong here.
                 if stop:
                     return STOPPED
@@ -70,42 +77,40 @@ class Trainer:
         self.reporter.update(phase="done")
         return 0
 
-    def step(self, step: int, micro_batches: Sequence[data.MicroBatch]) -> bool:
-        """One optimizer step on the global batch. Returns whether any worker was asked to stop."""
+    def step(self, step: int, micro_batches: Sequence[data.MicroBatch]) -> tuple[float, bool]:
+        """One optimizer step on the global batch: its loss, and whether any worker was asked to stop."""
         training = self.config.training
         rate = optim.learning_rate(step, training.optimizer.lr, training.schedule, training.max_steps)
         optim.set_learning_rate(self.engine.optimizer, rate)
-        tokens = self.plan.global_batch * self.length
-        loss = torch.zeros((), dtype=torch.float64, device=self.worker.device)
+        summed = torch.zeros((), dtype=torch.float64, device=self.worker.device)
         for batch in micro_batches:
-            summed = summed_loss(self.engine, batch, self.worker.device)
-            self.engine.backward(summed * self.plan.loss_scale(tokens))
+            loss = summed_loss(self.engine, batch, self.worker.device)
+            self.engine.backward(loss * self.plan.loss_scale(self.tokens))
             self.engine.step()
-            loss += summed.detach()
-        loss_sum, stopping = self.worker.sums(loss, self.stopping)
+            summed += loss.detach()
+        loss_sum, stopping = self.worker.sums(summed, self.stopping)
+        self.guard.check(step + 1, loss_sum / self.tokens, self.engine.skipped_steps)
+        return loss_sum / self.tokens, stopping > 0
+
+    def report(self, step: int, loss: float, seconds: float, waited: float) -> None:
+        """Tell the agent, and now and then the log, about the step just done."""
+        norm = self.engine.get_global_grad_norm()
+        speed = self.tokens / seconds
+        used = speed * self.flops_per_token / self.worker.world_size
         self.reporter.update(
             phase="training",
-            step=step + 1,
-            epoch=self.order.epoch((step + 1) * self.plan.global_batch),
-            loss=finite_loss(loss_sum / tokens, step + 1, self.reporter.progress.loss),
-            learning_rate=rate,
-            gradient_norm=finite(self.engine.get_global_grad_norm()),
-        )
-        return stopping > 0
-
-    def report_speed(self, seconds: float, waited: float) -> None:
-        """Tell the agent, and now and then the log, how fast the last step was."""
-        rate = self.plan.global_batch * self.length / seconds
-        used = rate * self.flops_per_token / self.worker.world_size
-        self.reporter.update(
+            step=step,
+            epoch=self.order.epoch(step * self.plan.global_batch),
+            loss=loss,
+            learning_rate=self.engine.optimizer.param_groups[0]["lr"],
+            gradient_norm=float(norm) if norm is not None and math.isfinite(norm) else None,
             step_seconds=seconds,
             data_wait_seconds=waited,
-            tokens_per_second=rate,
+            tokens_per_second=speed,
             mfu=used / self.peak_flops if self.peak_flops else None,
         )
-        progress = self.reporter.progress
-        if self.worker.is_first and is_worth_a_line(progress.step, progress.max_steps):
-            print(step_line(progress), flush=True)
+        if is_worth_a_line(step, self.config.training.max_steps):
+            self.say(step_line(self.reporter.progress))
 
     def evaluate(self) -> None:
         """Validation loss and perplexity, where there is validation data."""
@@ -114,12 +119,9 @@ class Trainer:
         loss = validation_loss(self.engine, self.dataset.validation, self.plan, self.worker, limit)
         if loss is None:
             return
-        self.reporter.update(validation_loss=loss, perplexity=math.exp(min(loss, 100.0)))
-        if self.worker.is_first:
-            progress = self.reporter.progress
-            print(
-                f"validation loss {loss:.4f} perplexity {progress.perplexity:,.2f} at step {progress.step}", flush=True
-            )
+        perplexity = math.exp(min(loss, 100.0))
+        self.reporter.update(validation_loss=loss, perplexity=perplexity)
+        self.say(f"validation loss {loss:.4f} perplexity {perplexity:,.2f} at step {self.reporter.progress.step}")
 
     def export(self) -> None:
         """Write the finished model to the job's output, if it has one."""
@@ -131,14 +133,19 @@ class Trainer:
             progress = self.reporter.progress
             facts = {
                 "steps": progress.step,
-                "tokens": progress.step * self.plan.global_batch * self.length,
+                "tokens": progress.step * self.tokens,
                 "loss": progress.loss,
                 "validationLoss": progress.validation_loss,
                 "worldSize": self.worker.world_size,
                 "specSha256": self.config.digest,
             }
             export.write_model(self.output, self.model, weights, self.dataset.tokenizer, facts)
-            print(f"model written to {self.output}", flush=True)
+            self.say(f"model written to {self.output}")
+
+    def say(self, line: str) -> None:
+        """A line of the job's log, once for all workers."""
+        if self.worker.is_first:
+            print(line, flush=True)
 
     def _on_sigterm(self, *_: object) -> None:
         self.stopping = True
@@ -158,22 +165,6 @@ def start_engine(config: Config, model: torch.nn.Module, worker: distributed.Wor
     settings = deepspeed_config(config, worker.world_size)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
-
-
-def finite_loss(loss: float, step: int, previous: float | None) -> float:
-    """The loss, if training can go on with it. Raises `NonFiniteLoss`."""
-    if math.isfinite(loss):
-        return loss
-    raise errors.TrainerError(
-        names.REASON_NON_FINITE_LOSS,
-        f"the loss is {loss} at step {step} (before: {previous}): lower training.optimizer.lr, lengthen "
-        "training.schedule.warmupSteps, set training.gradientClipping, or look at the data of this step",
-    )
-
-
-def finite(value: Any) -> float | None:
-    """A number for people; None for none, an overflow or NaN."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def main() -> None:
