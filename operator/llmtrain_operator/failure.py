@@ -43,6 +43,8 @@ class Verdict:
 
 def is_secondary(failure: Failure) -> bool:
     """Whether a worker most likely failed because a peer was gone: its error is one of communication."""
+    if failure.reason == names.REASON_PEER_LOST:
+        return True
     return failure.reason == names.REASON_USER_ERROR and bool(_COLLECTIVE.search(failure.message))
 
 
