@@ -1,0 +1,200 @@
+"""The Helm chart as rendered: valid objects, the rights that are meant and no others, certificates that fit."""
+
+import base64
+from pathlib import Path
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+from click import Option
+from cryptography import x509
+
+from llmtrain_operator import main
+from llmtrain_operator.coordinator import main as coordinator
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "llmtrain"
+NAMESPACED = {"watch": {"namespaces": ["team-a", "team-b"], "nodes": False}}
+EVERYTHING = {
+    "image": {"repository": "example/operator", "tag": "1", "pullPolicy": "Never"},
+    "trainerImage": {"repository": "example/trainer", "tag": "2", "pullSecrets": ["members"]},
+    "imagePullSecrets": [{"name": "pull"}],
+    "coordinator": {"tlsSecret": "mine", "heartbeatDeadlineSeconds": 2.5},
+    "nodeSelector": {"zone": "a"},
+    "tolerations": [{"key": "control", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "high",
+    "podLabels": {"team": "ml"},
+    "podAnnotations": {"note": "x"},
+    "aggregateRoles": False,
+}
+CASES = pytest.mark.parametrize("values", [{}, NAMESPACED, EVERYTHING], ids=["defaults", "namespaced", "everything"])
+
+
+def render(values: dict, release: str = "llmtrain") -> list[dict]:
+    with helm.Chart.load(str(CHART)) as chart:
+        files = chart.render(values, name=release, namespace="ops")
+    texts = [text for name, text in files.items() if name.endswith(".yaml")]
+    return [obj for text in texts for obj in yaml.safe_load_all(text) if obj]
+
+
+def find(objects: list[dict], kind: str, name: str = "") -> dict:
+    [found] = [o for o in objects if o["kind"] == kind and o["metadata"]["name"].endswith(name)]
+    return found
+
+
+def containers(objects: list[dict]) -> dict[str, dict]:
+    return {c["name"]: c for c in find(objects, "Deployment")["spec"]["template"]["spec"]["containers"]}
+
+
+def test_lint_finds_no_errors_or_warnings():
+    report = helm.lint(str(CHART))
+    information = 1
+    assert not report["errors"]
+    assert [m for m in report["messages"] if m["severity"] > information] == []
+
+
+@CASES
+def test_every_object_is_valid_kubernetes(values):
+    objects = render(values)
+    assert {o["kind"] for o in objects} >= {"Deployment", "Service", "ServiceAccount", "ClusterRole"}
+    for obj in objects:
+        kubernetes_validate.validate(obj, "1.36", strict=True)
+
+
+@CASES
+def test_flags_are_ones_that_the_programs_have(values):
+    """The chart and the two command lines cannot drift apart."""
+    rendered = containers(render(values))
+    known = {name for parameter in main.main.params if isinstance(parameter, Option) for name in parameter.opts}
+    given = rendered["operator"]["command"]
+    assert given[0] == "llmtrain-operator"
+    assert {flag.partition("=")[0] for flag in given[1:]} <= known
+    command = rendered["coordinator"]["command"]
+    assert command[0] == "llmtrain-coordinator"
+    assert coordinator.parse(command[1:]).control_socket == Path("/run/llmtrain/coordinator.sock")
+
+
+RIGHTS = {
+    ("llmtrain.io", "llmtrainjobs"): {"get", "list", "watch", "patch", "delete"},
+    ("llmtrain.io", "llmtrainjobs/status"): {"patch"},
+    ("llmtrain.io", "llmtrainjobs/finalizers"): {"update"},
+    ("", "pods"): {"get", "list", "watch", "create", "delete"},
+    ("", "services"): {"create", "patch"},
+    ("", "serviceaccounts"): {"create", "patch"},
+    ("policy", "poddisruptionbudgets"): {"create", "patch"},
+    ("", "events"): {"create", "patch"},
+}
+CLUSTER_RIGHTS = {("authentication.k8s.io", "tokenreviews"): {"create"}, ("", "nodes"): {"list", "watch"}}
+
+
+def rights(role: dict) -> dict[tuple[str, str], set[str]]:
+    return {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def test_the_operator_has_these_rights_and_no_others():
+    objects = render({})
+    assert rights(find(objects, "ClusterRole", "-jobs")) == RIGHTS
+    assert rights(find(objects, "ClusterRole", "-cluster")) == CLUSTER_RIGHTS
+    assert find(objects, "ClusterRoleBinding", "-jobs")["roleRef"]["name"] == "llmtrain-jobs"
+    bound = {o["roleRef"]["name"] for o in objects if o["kind"].endswith("RoleBinding")}
+    assert bound == {"llmtrain-jobs", "llmtrain-cluster"}
+
+
+@CASES
+def test_no_role_has_wildcards_secrets_or_exec(values):
+    for role in (o for o in render(values) if o["kind"] in ("ClusterRole", "Role")):
+        for (group, resource), verbs in rights(role).items():
+            assert "*" not in {group, resource} | verbs
+            assert resource not in ("secrets", "pods/exec", "pods/attach")
+
+
+def test_namespaced_mode_binds_jobs_rights_only_in_those_namespaces():
+    objects = render(NAMESPACED)
+    bindings = [o for o in objects if o["kind"] == "RoleBinding"]
+    assert {o["metadata"]["namespace"] for o in bindings} == {"team-a", "team-b"}
+    assert {o["roleRef"]["name"] for o in objects if o["kind"] == "ClusterRoleBinding"} == {"llmtrain-cluster"}
+    assert set(rights(find(objects, "ClusterRole", "-cluster"))) == {("authentication.k8s.io", "tokenreviews")}
+    assert "--namespaces=team-a,team-b" in containers(objects)["operator"]["command"]
+
+
+@CASES
+def test_containers_are_hardened_and_bounded(values):
+    pod = find(render(values), "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+        assert {"livenessProbe", "readinessProbe"} <= set(container)
+
+
+def test_only_the_coordinator_sees_the_private_key():
+    pod = find(render({}), "Deployment")["spec"]["template"]["spec"]
+    volumes = {v["name"]: v for v in pod["volumes"]}
+    mounts = {c["name"]: {m["name"] for m in c["volumeMounts"]} for c in pod["containers"]}
+    assert [item["key"] for item in volumes["coordinator-ca"]["secret"]["items"]] == ["ca.crt"]
+    assert "coordinator-tls" in mounts["coordinator"]
+    assert "coordinator-tls" not in mounts["operator"]
+
+
+@pytest.mark.parametrize("release", ["llmtrain", "prod"])
+def test_the_certificate_fits_the_address_that_agents_are_given(release):
+    objects = render({}, release)
+    data = {key: base64.b64decode(value) for key, value in find(objects, "Secret")["data"].items()}
+    certificate = x509.load_pem_x509_certificate(data["tls.crt"])
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(data["ca.crt"]))
+    [url] = [f for f in containers(objects)["operator"]["command"] if f.startswith("--coordinator-url=")]
+    host, _, port = url.removeprefix("--coordinator-url=wss://").partition(":")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert host in names.get_values_for_type(x509.DNSName)
+    service = find(objects, "Service")
+    assert host == f"{service['metadata']['name']}.ops.svc"
+    assert int(port) == service["spec"]["ports"][0]["port"]
+    assert service["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_an_own_certificate_replaces_the_generated_one():
+    objects = render(EVERYTHING)
+    assert not [o for o in objects if o["kind"] == "Secret"]
+    volumes = find(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert {v["secret"]["secretName"] for v in volumes if "secret" in v} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"imagee": {}}, "imagee"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"watch": {"namespaces": "default"}}, "namespaces"),
+        ({"coordinator": {"heartbeatDeadlineSeconds": 0.1}}, "heartbeatDeadlineSeconds"),
+        ({"logLevel": "loud"}, "logLevel"),
+    ],
+    ids=["unknown-key", "pull-policy", "namespaces-not-a-list", "deadline-too-short", "log-level"],
+)
+def test_wrong_values_are_refused_by_name(values, field):
+    with pytest.raises(helm.HelmError, match=field):
+        render(values)
+
+
+def test_the_charts_crd_is_the_generated_one():
+    assert (CHART / "crds" / "llmtrainjobs.yaml").read_text() == (ROOT / "crds" / "llmtrainjobs.yaml").read_text()
+
+
+def test_notes_name_the_next_command():
+    with helm.Chart.load(str(CHART)) as chart:
+        notes = chart.render({}, name="llmtrain", namespace="ops")["llmtrain/templates/NOTES.txt"]
+    assert "kubectl apply -f" in notes
+    [example] = [part for part in notes.split("YAML") if "kind: LLMTrainJob" in part]
+    assert yaml.safe_load(example)["spec"]["training"] == {"maxSteps": 200}
