@@ -67,13 +67,6 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(chain)
 
 
-def local_name(name: str) -> str:
-    """A full reference: short names are local images, `:latest` is written out. "x:1" -> "localhost/x:1"."""
-    if "/" not in name:
-        name = f"localhost/{name}"
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
 def file_stem(name: str) -> str:
     """File name for an image's descriptor: localhost/a:1 -> localhost+a+1."""
     return name.replace("/", "+").replace(":", "+")

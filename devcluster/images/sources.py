@@ -34,10 +34,9 @@ def pip_settings(environment: Mapping[str, str], files: list[Path]) -> dict[str,
         parser = configparser.RawConfigParser()
         parser.read(file)
         for section in ("global", "install"):
-            if parser.has_section(section):
-                settings |= {
-                    key: parser.get(section, key).split() for key in _OPTIONS if parser.has_option(section, key)
-                }
+            for key in _OPTIONS:
+                if value := parser.get(section, key, fallback=""):
+                    settings[key] = value.split()
     for key in _OPTIONS:
         if value := environment.get("PIP_" + key.upper().replace("-", "_")):
             settings[key] = value.split()

@@ -18,8 +18,7 @@ from pathlib import Path
 from devcluster import paths
 from devcluster.errors import DevclusterError
 from devcluster.images.descriptor import Image, file_stem
-
-MOUNTS_FILE = "layer-mounts"
+from devcluster.nodefiles import LAYER_MOUNTS
 
 
 def layers_root() -> Path:
@@ -86,7 +85,7 @@ def images() -> tuple[Image, ...]:
 
 def mounted_layers() -> set[Path]:
     """Layer directories that some node, running or switched off, has in its list of mounts."""
-    lists = [*paths.clusters_root().glob(f"*/*/{MOUNTS_FILE}"), *paths.clusters_root().glob(f"*/*/*/{MOUNTS_FILE}")]
+    lists = [*paths.clusters_root().glob(f"*/*/{LAYER_MOUNTS}"), *paths.clusters_root().glob(f"*/*/*/{LAYER_MOUNTS}")]
     return {Path(line.split()[0]) for file in lists for line in file.read_text().splitlines() if line.strip()}
 
 

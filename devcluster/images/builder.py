@@ -1,4 +1,4 @@
-"""Build the images of this repository once and keep them in the cache; nothing happens while their sources are the same.
+"""Build the images of this repository once and keep them in the cache; equal sources are not built again.
 
 Steps, each skipped if its result is there: a Debian base (mmdebstrap), the Dockerfile's targets (buildah, which caches
 each instruction), and for every built layer a directory of hard links in the layer store. The thin last layer of each
@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from devcluster.images import buildah, sources, store
@@ -31,7 +32,7 @@ _BASE_DOCKERFILE = (
 )
 
 # What the Dockerfile copies; .dockerignore names the same.
-_SOURCES = ("Dockerfile", ".dockerignore", "LICENSE", "pyproject.toml", "requirements", "operator", "trainer_image")
+SOURCES = ("Dockerfile", ".dockerignore", "LICENSE", "pyproject.toml", "requirements", "operator", "trainer_image")
 _MAX_STORED_IMAGES = 120
 
 
@@ -84,7 +85,7 @@ def sources_key(repository: Path, base: Image) -> str:
 
 def _source_files(repository: Path) -> Sequence[Path]:
     files: list[Path] = []
-    for name in _SOURCES:
+    for name in SOURCES:
         root = repository / name
         found = [root] if root.is_file() else sorted(root.rglob("*"))
         files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
@@ -95,10 +96,8 @@ def _build_target(target: str, key: str, say: Callable[[str], None]) -> Image:
     buildah.require("buildah")
     started, tag = time.monotonic(), TARGETS[target]
     before = store.get(tag)
-    say(
-        f"building {tag}"
-        + (" (minutes, once: its dependencies are 5 GB)" if before is None and target == "trainer" else "")
-    )
+    first_time = before is None and target == "trainer"
+    say(f"building {tag}" + (" (minutes, but once: its dependencies are 5 GB)" if first_time else ""))
     buildah.buildah("rm", "--all")  # the remains of a build that was killed
     with tempfile.TemporaryDirectory(prefix="secrets-", dir=buildah.root()) as scratch:
         secrets = sources.write_secrets(Path(scratch))
@@ -111,8 +110,7 @@ def _build_target(target: str, key: str, say: Callable[[str], None]) -> Image:
 
 def _harvest(tag: str, key: str) -> Image:
     for layer in buildah.image_layers(tag):
-        directory = layer.directory
-        store.add_layer(layer.diff_id, lambda target, source=directory: store.hard_link_tree(source, target))
+        store.add_layer(layer.diff_id, partial(store.hard_link_tree, layer.directory))
     image = Image(tag, buildah.image_config(tag), key)
     store.put(image)
     return image

@@ -19,6 +19,7 @@ from typing import Protocol
 from devcluster.errors import DevclusterError
 from devcluster.images import store
 from devcluster.images.descriptor import Image, archive, chain_ids
+from devcluster.nodefiles import LAYER_MOUNTS
 
 NAMESPACE = "k8s.io"
 
@@ -66,7 +67,7 @@ def script(images: Sequence[Image], node_dir: Path, token: str) -> str:
     return _SCRIPT.format(
         namespace=NAMESPACE,
         token=token,
-        mounts=shlex.quote(str(node_dir / store.MOUNTS_FILE)),
+        mounts=shlex.quote(str(node_dir / LAYER_MOUNTS)),
         calls="\n".join(calls),
         archive=shlex.quote(str(archive_path(node_dir))),
     )
