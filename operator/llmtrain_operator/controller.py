@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two status writes of one job that say nothing but how far it is."""
+CONFLICT_PAUSE = 0.05
+"""Seconds after which a pass that was overtaken by someone's write is made again."""
 REFUSAL_PAUSE = 30.0
 """Seconds before a pod that the API server refused (quota, admission) is tried again."""
 CHILDREN_TRUST = 300.0
@@ -102,11 +104,12 @@ class Controller:
         decided = plan(job, spec, problems, status, observed, time.time())
         try:
             wait = await self._write(raw, key, status, decided)
-            for action in decided.actions:
-                await self._act(raw, job, spec, action)
         except Conflict:
             # Someone wrote in between; the reflector brings it, and the next pass decides anew.
-            return 0.05
+            return CONFLICT_PAUSE
+        for action in decided.actions:
+            if not await self._act(raw, job, spec, action):
+                wait = CONFLICT_PAUSE
         self._publisher.publish(Publish(key, dict(decided.directives)))
         for event in decided.events:
             self._cluster.post_event(raw, event.reason, event.message, warning=event.type == "Warning")
@@ -155,17 +158,22 @@ class Controller:
         self._written[key] = time.monotonic()
         return None
 
-    async def _act(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> None:
+    async def _act(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> bool:
+        """Carry out one action; False if someone was faster and the next pass has to see why."""
         try:
-            await self._perform(raw, job, spec, action)
+            await self._perform(job, spec, action)
+        except Conflict as error:
+            log.info("%s: %s: %s", job.key, action, error)
+            return False
         except Rejected as error:
             # Quota, admission, a malformed template: the user has to hear of it; other actions still go ahead.
             if isinstance(action, CreatePod):
                 self._refused.setdefault(job.key, {})[action.index] = (time.monotonic(), str(error))
             self._cluster.post_event(raw, f"{type(action).__name__}Rejected", str(error), warning=True)
             log.warning("%s: %s: %s", job.key, action, error)
+        return True
 
-    async def _perform(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> None:
+    async def _perform(self, job: JobView, spec: JobSpec | None, action: Action) -> None:
         match action:
             case ApplyChildren():
                 objects = manifests.children(job)
@@ -173,7 +181,9 @@ class Controller:
                     await self._cluster.apply(child)
                 self._applied[job.key] = (_digest(objects), time.monotonic())
             case FillDesired(value):
-                await self._cluster.patch_desired(raw, value)
+                # As it is after this pass's own status write, not as it was observed.
+                if (newest := self._cluster.job(job.key)) is not None:
+                    await self._cluster.patch_desired(newest, value)
             case CreatePod(index, incarnation):
                 assert spec is not None
                 await self._cluster.create(manifests.member_pod(job, spec, index, incarnation, self._settings))

@@ -1,0 +1,39 @@
+"""Helm without a helm binary: install and uninstall a chart on a cluster, waiting until it works or is gone."""
+
+from pathlib import Path
+from typing import Any
+
+from helm_python import Config
+
+from devcluster.errors import DevclusterError
+
+_TIMEOUT_SECONDS = 120
+
+DEV_VALUES: dict[str, Any] = {
+    "image": {"repository": "localhost/llmtrain-operator", "tag": "dev", "pullPolicy": "Never"},
+    "trainerImage": {"repository": "localhost/llmtrain-trainer", "tag": "dev"},
+}
+"""Values of charts/llmtrain for the images that `python -m devcluster images` builds."""
+
+
+def install(kubeconfig: Path, chart: Path, release: str, namespace: str, values: dict[str, Any]) -> None:
+    """`helm install --wait --create-namespace`. DevclusterError with Helm's own words if it does not come up."""
+    with Config(kubeconfig_path=str(kubeconfig), namespace=namespace) as config:
+        try:
+            config.install(
+                str(chart),
+                release,
+                values,
+                namespace=namespace,
+                create_namespace=True,
+                wait="watcher",
+                timeout=_TIMEOUT_SECONDS,
+            )
+        except Exception as error:
+            raise DevclusterError(f"helm install {release}: {error}") from error
+
+
+def uninstall(kubeconfig: Path, release: str, namespace: str) -> None:
+    """`helm uninstall --wait`; nothing happens if it is not there. The CRD and the jobs stay, as always with Helm."""
+    with Config(kubeconfig_path=str(kubeconfig), namespace=namespace) as config:
+        config.uninstall(release, wait="watcher", timeout=_TIMEOUT_SECONDS, ignore_not_found=True)
