@@ -117,8 +117,8 @@ def structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
     if node.get("type") in _FORMATS:
         result.setdefault("format", _FORMATS[node["type"]])
     if "default" in node and node["default"] is not None:
-        # The API server fills nested defaults into the empty object; a copy of them here could only go stale.
-        result["default"] = {} if "properties" in node else node["default"]
+        # In full: the API server judges an object's default by its rules before it fills in what is nested.
+        result["default"] = _without_nulls(node["default"])
     if node.get("type") == "object" and "x-kubernetes-preserve-unknown-fields" not in node:
         result |= _object_parts(node, definitions)
     if "items" in node:
@@ -143,6 +143,12 @@ def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mappin
         else:
             return node
         node = {**target, **{key: value for key, value in node.items() if key not in ("$ref", "anyOf")}}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return value
 
 
 def _without_defaults(node: Any) -> Any:

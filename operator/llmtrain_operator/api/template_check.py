@@ -3,6 +3,8 @@
 Pure. What is allowed and merely unwise is left to the user; what the API server refuses by itself is left to it.
 """
 
+# ruff: noqa: SIM905 - lists of words that one can read
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -19,12 +21,12 @@ POD_FIELDS: Final = frozenset(
     "priorityClassName readinessGates resourceClaims resources restartPolicy runtimeClassName schedulerName "
     "schedulingGates schedulingGroup securityContext serviceAccount serviceAccountName setHostnameAsFQDN "
     "shareProcessNamespace subdomain terminationGracePeriodSeconds tolerations topologySpreadConstraints "
-    "volumes".split()  # noqa: SIM905
+    "volumes".split()
 )
 CONTAINER_FIELDS: Final = frozenset(
     "args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe resizePolicy "
     "resources restartPolicy restartPolicyRules securityContext startupProbe stdin stdinOnce "
-    "terminationMessagePath terminationMessagePolicy tty volumeDevices volumeMounts workingDir".split()  # noqa: SIM905
+    "terminationMessagePath terminationMessagePolicy tty volumeDevices volumeMounts workingDir".split()
 )
 _OURS_IN_POD: Final = {
     "restartPolicy": "A restarted container would come back into a round that has gone on without it",
