@@ -31,6 +31,8 @@ def fleet(tmp_path_factory):
     directory = tmp_path_factory.mktemp("fleet")
     source = directory / "corpus.txt"
     source.write_text(Path(argparse.__file__).read_text()[:40_000])
+    for rank in range(2):
+        (directory / f"corpus-{rank}.txt").write_text(f"Rank {rank} has a text of its own.\n" * 20)
     base = {
         "model": {
             "architecture": {"hiddenSize": 32, "layers": 2, "heads": 4, "kvHeads": 2, "intermediateSize": 64},
@@ -82,6 +84,7 @@ def fleet(tmp_path_factory):
         scenario("nan-gradients", kind="main", training=wild),
         interrupted("terminated", signal.SIGTERM),
         interrupted("peer-killed", signal.SIGKILL),
+        scenario("different-data", kind="main", data={"source": str(directory / "corpus-{rank}.txt")}),
         scenario("no-data", kind="main", world=1, data={"source": str(directory / "absent")}),
     ]
     (directory / "scenarios.json").write_text(json.dumps(scenarios))
@@ -174,3 +177,11 @@ def test_missing_data_is_named(fleet):
     error = fleet["no-data"]["error-0"]["message"]
     assert error["extraInfo"]["reason"] == "DataMissing"
     assert "absent" in error["message"]
+
+
+def test_members_with_different_data_do_not_train(fleet):
+    """Every worker refuses, before the first step, and names the ranks."""
+    assert fleet["different-data"]["codes"] == [1, 1]
+    error = fleet["different-data"]["error-0"]["message"]
+    assert error["extraInfo"]["reason"] == "DataCorrupt"
+    assert "ranks 1 see other text" in error["message"]

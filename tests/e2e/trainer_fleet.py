@@ -141,6 +141,7 @@ def child(scenario, rank, port, directory):
             "TORCHELASTIC_ERROR_FILE": str(directory / f"error-{rank}.json"),
             names.ENV_PROGRESS_SOCKET: str(directory / "progress.sock"),
         }
+        scenario["spec"] = json.loads(json.dumps(scenario["spec"]).replace("{rank}", str(rank)))
         result = KINDS[scenario["kind"]](scenario, rank)
         (directory / f"result-{rank}.json").write_text(json.dumps(result))
         status = 0

@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed
+
+from llmtrain_operator.contract import names
+from llmtrain_trainer.errors import TrainerError
 
 # Longer than a first tokenisation that the others wait for; a lost member is the operator's business, not a timeout's.
 _TIMEOUT = timedelta(minutes=30)
@@ -35,6 +39,18 @@ class Worker:
         total = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
         torch.distributed.all_reduce(total)
         return [float(value) for value in total.tolist()]
+
+    def check_same(self, data_digest: str) -> None:
+        """Make sure that all workers see the same data. Collective; raises `DataCorrupt` on all of them."""
+        digests: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(digests, data_digest)
+        others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if others:
+            raise TrainerError(
+                names.REASON_DATA_CORRUPT,
+                f"spec.data.source: ranks {', '.join(map(str, others))} see other text than rank 0; give all members "
+                "the same files, for instance on a volume that they share (ReadOnlyMany or ReadWriteMany)",
+            )
 
 
 def join() -> Worker:

@@ -37,7 +37,7 @@ def build_model(config: spec.Config, tokens: Tokens) -> Any:
         model = _load(spec.local_path(config.model.pretrained, "spec.model.pretrained"))
     else:
         model = _from_scratch(model_config(config, tokens), config.training.seed)
-    _check(model.config, config, tokens)
+    check_fit(model.config, config, tokens)
     if config.training.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model
@@ -118,7 +118,8 @@ def _load(path: str) -> Any:
         raise ConfigError(f"spec.model.pretrained: {path}: {error}") from error
 
 
-def _check(model: PretrainedConfig, config: spec.Config, tokens: Tokens) -> None:
+def check_fit(model: PretrainedConfig, config: spec.Config, tokens: Tokens) -> None:
+    """Raises `VocabularyMismatch` or `InvalidConfig` if the model cannot take the tokenizer's ids or the samples."""
     if tokens.vocab_size > model.vocab_size:
         raise TrainerError(
             names.REASON_VOCABULARY_MISMATCH,

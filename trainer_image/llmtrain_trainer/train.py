@@ -42,6 +42,7 @@ class Trainer:
         self.guard = DivergenceGuard()
         self.dataset = data.open_dataset(config.data, cache_directory())
         self.worker = distributed.join()
+        self.worker.check_same(self.dataset.digest)
         self.output = Path(local_path(config.output, "spec.output")) if config.output else None
         if self.output and self.worker.is_first:
             export.check_output(self.output)
@@ -53,8 +54,8 @@ class Trainer:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.engine = start_engine(config, self.model, self.worker)
         self.say(
-            f"{parameters:,} parameters, {self.dataset.tokens:,} tokens of text; each step {self.tokens:,} tokens on "
-            f"{self.worker.world_size} workers in {self.plan.micro_steps} micro-steps of {self.plan.micro_batch} sequences"
+            f"{parameters:,} parameters, {self.dataset.tokens:,} tokens of text; a step is {self.tokens:,} tokens in "
+            f"{self.plan.micro_steps} x {self.plan.micro_batch} sequences on each of {self.worker.world_size} workers"
         )
 
     def run(self) -> int:

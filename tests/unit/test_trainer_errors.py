@@ -1,0 +1,66 @@
+"""What the agent reads of an error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llmtrain_trainer import errors
+from llmtrain_trainer.divergence import MOST_SKIPS, DivergenceGuard
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(errors.ConfigError("spec.x: no"), "InvalidConfig", id="own"),
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "OutOfMemory", id="cuda"),
+        pytest.param(RuntimeError("DefaultCPUAllocator: can't allocate memory"), "OutOfMemory", id="cpu"),
+        pytest.param(MemoryError(), "OutOfMemory", id="python"),
+        pytest.param(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), "PeerLost", id="gloo"),
+        pytest.param(torch.distributed.DistBackendError("NCCL error: remote process exited"), "PeerLost", id="nccl"),
+        pytest.param(ValueError("gloo"), "UserError", id="words-of-another-error"),
+        pytest.param(RuntimeError("shapes do not match"), "UserError", id="a-bug"),
+    ],
+)
+def test_every_exception_has_a_reason(error, reason):
+    """Libraries name some causes only in their message."""
+    assert errors.reason_of(error) == reason
+
+
+def test_the_error_file_is_torch_elastics_with_reason_and_step(tmp_path, monkeypatch):
+    """Remedy and traceback come along."""
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(MemoryError) as caught:
+        bytearray(1 << 62)
+    errors.write_error_file(caught.value, 17)
+    message = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert message["message"].startswith("MemoryError")
+    assert "training.microBatchSize" in message["message"]
+    assert (message["extraInfo"]["reason"], message["extraInfo"]["step"]) == ("OutOfMemory", 17)
+    assert "test_trainer_errors.py" in message["extraInfo"]["py_callstack"]
+
+
+def test_a_few_skipped_steps_are_forgiven_but_not_a_run_of_them():
+    """One update in between starts the count again."""
+    guard = DivergenceGuard()
+    for step in range(1, MOST_SKIPS):
+        guard.check(step, 2.0, skipped=step)
+    guard.check(MOST_SKIPS, 2.0, skipped=MOST_SKIPS - 1)
+    for step in range(1, MOST_SKIPS):
+        guard.check(MOST_SKIPS + step, 2.0, skipped=MOST_SKIPS - 1 + step)
+    with pytest.raises(errors.TrainerError, match="gradients were not finite in 25 steps in a row, up to step 50"):
+        guard.check(2 * MOST_SKIPS, 2.0, skipped=2 * MOST_SKIPS - 1)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run(loss):
+    """The message has the step and the loss before it."""
+    guard = DivergenceGuard()
+    guard.check(1, 2.5, skipped=0)
+    with pytest.raises(
+        errors.TrainerError, match=rf"the loss is {loss} at step 2 \(2.5000 the step before\)"
+    ) as caught:
+        guard.check(2, loss, skipped=0)
+    assert caught.value.reason == "NonFiniteLoss"
