@@ -67,9 +67,6 @@ class Reflector(Generic[T]):
         self._version = 0  # everything up to here has been seen
         self._must_list = True
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def get(self, key: str) -> T | None:
         """The newest known projection of an object, None if it does not exist."""
         entry = self._entries.get(key)
