@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Director:
         self._news = asyncio.Event()
         self._control = folder / "control.sock"
         self.coordinator: subprocess.Popen[bytes] | None = None
-        self.link = CoordinatorLink(self._control, self._on_update)
+        self.link = CoordinatorLink(self._control, self._on_update, lambda _connected: self._news.set())
 
     async def __aenter__(self) -> Director:
         self.start_coordinator()
@@ -164,6 +165,13 @@ class Director:
     async def exit_codes(self, *uids: str, within: float = 30.0) -> list[int]:
         """Wait for these agents to end."""
         return [await asyncio.to_thread(self.agents[uid].wait, within) for uid in uids]
+
+    async def metrics(self) -> str:
+        """What the coordinator tells Prometheus."""
+        url = f"http://127.0.0.1:{self.health_port}/metrics"
+        answer = await asyncio.to_thread(urllib.request.urlopen, url, timeout=10)
+        text: str = answer.read().decode()
+        return text
 
     def worker_pids(self, uid: str) -> list[int]:
         """The agent's worker processes, in order of their start."""

@@ -8,6 +8,7 @@ restarts safe: keys of an earlier attempt cannot be found. Registered as a `torc
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from datetime import timedelta
 from typing import Final
 
 from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import (
     RendezvousGracefulExitError,
     RendezvousHandler,
@@ -28,6 +30,7 @@ from torch.distributed.elastic.rendezvous.api import (
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Round
 from llmtrain_trainer.agent.environment import Environment
+from llmtrain_trainer.agent.failures import describe
 from llmtrain_trainer.agent.membership import Membership
 
 log = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ class OperatorRendezvous(RendezvousHandler):
         if error is None and report.state == "running":
             self._membership.succeed()
         elif report.state == "running":
-            self._membership.fail(Failure(names.REASON_USER_ERROR, str(error)[-2000:], report.round))
+            self._membership.fail(_final_failure(error, report.round))
         self._membership.close()
         self._store = self._spare = None
         return True
@@ -165,6 +168,15 @@ def _join_store(host: str, port: int) -> TCPStore:
 
 def _address(entered: Round) -> tuple[str, int]:
     return entered.members[0].host, entered.members[0].store_port
+
+
+def _final_failure(error: BaseException | None, number: int) -> Failure:
+    """Why torchrun gave up."""
+    if not isinstance(error, ChildFailedError):
+        return Failure(names.REASON_USER_ERROR, f"torchrun failed: {error}"[:2000], number)
+    rank, failure = error.get_first_failure()
+    written = "" if failure.error_file_data == {"message": "<NONE>"} else json.dumps(failure.error_file_data)
+    return describe(failure.exitcode, written, "", round_number=number, rank=rank, step=0)
 
 
 def _unreachable(entered: Round, error: Exception) -> Failure:

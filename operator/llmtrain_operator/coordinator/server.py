@@ -132,6 +132,7 @@ class Coordinator:
         if complaint := contradiction(session.identity, report):
             return complaint
         now = asyncio.get_running_loop().time()
+        self._telemetry.gaps.observe(now - session.heard)
         session.heard = now
         urgent = differs_in_substance(session.report, report)
         session.untold |= report != session.report

@@ -6,7 +6,7 @@ import http
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
@@ -18,6 +18,12 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self.agents = Gauge("llmtrain_agents_connected", "Agents that are connected.", registry=self.registry)
         self.lag = Gauge("llmtrain_coordinator_lag_seconds", "Recent stalls of the event loop.", registry=self.registry)
+        self.gaps = Histogram(
+            "llmtrain_heartbeat_gap_seconds",
+            "Time between two reports of one agent.",
+            buckets=(0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0),
+            registry=self.registry,
+        )
         self.expired = Counter("llmtrain_agents_expired", "Agents lost by silence.", registry=self.registry)
         self.refused = Counter("llmtrain_agents_refused", "Connections refused.", registry=self.registry)
 

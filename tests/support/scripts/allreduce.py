@@ -13,6 +13,7 @@ for step in range(steps):
     value = torch.ones(1)
     dist.all_reduce(value)
     assert value.item() == dist.get_world_size()
-    print(f"step {step} of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}")
+    if step < 5:
+        print(f"step {step} of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}")
     time.sleep(pause)
 dist.destroy_process_group()

@@ -92,9 +92,11 @@ class Connection:
                 return
             try:
                 async with await self._dial(url) as connection:
-                    backoff = FIRST_BACKOFF
                     self._arrived(url)
+                    arrived = time.monotonic()
                     await self._converse(connection)
+                    if time.monotonic() - arrived > LAST_BACKOFF:
+                        backoff = FIRST_BACKOFF  # it was a good one, not one that throws us out
             except (OSError, WebSocketException, ssl.SSLError) as error:
                 self._complain(f"{url}: {_words(error)}")
             finally:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from typing import Any, Final
 
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -55,6 +56,7 @@ class MemberAgent(LocalElasticAgent):
     def _watch(self) -> RunResult | None:
         """Until the round is over for this member (None), or all is done and nobody there to say so."""
         finished: RunResult | None = None
+        finished_at = 0.0
         while True:
             self._membership.wait(INTERVAL)
             reap_orphans(self._groups)
@@ -64,6 +66,7 @@ class MemberAgent(LocalElasticAgent):
             if order.kind == "leave":
                 log.info("leaving round %s: %s", self._membership.report.round, order.reason)
                 self._stop_workers(self._worker_group)
+                self._membership.leave()
                 return None
             if finished is None:
                 result = self._monitor_workers(self._worker_group)
@@ -75,8 +78,8 @@ class MemberAgent(LocalElasticAgent):
                 if result.state == WorkerState.SUCCEEDED:
                     log.info("all workers of round %s are done", self._membership.report.round)
                     self._membership.succeed()
-                    finished = result
-            elif self._membership.alone_for > ALONE_LIMIT:
+                    finished, finished_at = result, time.monotonic()
+            elif min(self._membership.alone_for, time.monotonic() - finished_at) > ALONE_LIMIT:
                 return finished
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:

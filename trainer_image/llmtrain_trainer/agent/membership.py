@@ -112,6 +112,10 @@ class Membership:
             failure = None
         self._say(state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure)
 
+    def leave(self) -> None:
+        """No workers any more, ready for a newer round; the spare store is listening already."""
+        self._say(state="joining", progress=None)
+
     def fail(self, failure: Failure) -> None:
         """The workers of `failure.round` are no more, or never were."""
         self._say(state="failed", round=max(failure.round, self._report.round), failure=failure)

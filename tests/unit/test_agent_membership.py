@@ -1,0 +1,178 @@
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import socket
+
+import pytest
+
+from llmtrain_operator.contract import names, wire
+from llmtrain_operator.coordinator.main import server_tls
+from llmtrain_operator.coordinator.server import Coordinator
+from llmtrain_operator.coordinator.telemetry import Telemetry
+from llmtrain_operator.link import CoordinatorLink
+from llmtrain_trainer.agent.environment import Environment
+from llmtrain_trainer.agent.membership import Membership
+from llmtrain_trainer.agent.progress import ProgressSocket
+from tests.support.loopback import PlainTokens, certificate
+
+FAILURE = wire.Failure(names.REASON_KILLED, "killed", round=1)
+
+
+class Ground:
+    """A coordinator, and the environment of a pod that knows it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.certificate = certificate(folder)
+        self.updates = asyncio.Queue()
+        self.token = folder / "token"
+        self.token.write_text("ns/job-0-0/uid-0")
+        self.port = 0
+
+    @contextlib.asynccontextmanager
+    async def coordinator(self):
+        tls = server_tls(self.certificate.cert, self.certificate.key)
+        control = self.folder / "c.sock"
+        coordinator = Coordinator(PlainTokens(), 5.0, Telemetry())
+        async with coordinator.serving("127.0.0.1", self.port, tls, control) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            link = CoordinatorLink(control, self.updates.put_nowait)
+            task = asyncio.create_task(link.run())
+            yield link
+            task.cancel()
+
+    def environment(self, **changes):
+        urls = (f"wss://127.0.0.1:{self.port}",)
+        plain = Environment(
+            "ns/job", "job-0-0", "uid-0", 0, 0, "127.0.0.1", 1, urls, self.certificate.pem, self.token, 5, {}
+        )
+        return dataclasses.replace(plain, **changes)
+
+    async def report(self, condition=bool):
+        async with asyncio.timeout(10):
+            while True:
+                update = await self.updates.get()
+                if update.connected and update.report and condition(update.report):
+                    return update.report
+
+
+@pytest.fixture
+def ground(tmp_path):
+    return Ground(tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def member(environment, **options):
+    membership = Membership(environment, **options)
+    membership.start()
+    try:
+        yield membership
+    finally:
+        await asyncio.to_thread(membership.close)
+
+
+def round_of(number):
+    return wire.Round(number, (wire.Member(0, 0, "job-0-0", "uid-0", "127.0.0.1", 1),), 1)
+
+
+async def order(membership, kind):
+    async with asyncio.timeout(10):
+        while membership.order().kind != kind:
+            await asyncio.to_thread(membership.wait, 0.1)
+    return membership.order()
+
+
+async def test_a_member_reports_each_state_and_hears_each_directive(ground):
+    """Joining, running, failed and joining again reach the controller; a failure is kept until a later round."""
+    async with ground.coordinator() as link, member(ground.environment()) as membership:
+        membership.join(4711)
+        assert (await ground.report(lambda r: r.store_port == 4711)).state == "joining"
+        link.publish(wire.Publish("ns/job", {"uid-0": wire.Directive("run", "go", round_of(1))}))
+        assert (await order(membership, "enter")).round == round_of(1)
+        membership.enter(round_of(1), 4712)
+        assert (await ground.report(lambda r: r.state == "running")).round == 1
+        membership.fail(FAILURE)
+        membership.join(4712)
+        assert (await ground.report(lambda r: r.state == "joining")).failure == FAILURE
+        assert membership.order().kind == "stay"
+        membership.enter(round_of(2), 4713)
+        assert (await ground.report(lambda r: r.round == 2)).failure is None
+
+
+async def test_progress_of_the_current_round_is_reported(ground, tmp_path):
+    """Workers' datagrams show up in heartbeats; those of another round and nonsense do not."""
+    async with ground.coordinator(), member(ground.environment()) as membership:
+        membership.enter(round_of(3), 1)
+        ProgressSocket(tmp_path / "p", membership.on_progress)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
+            for text in (
+                wire.encode(wire.Progress(0, 3, step=7, loss=2.5)),
+                wire.encode(wire.Progress(0, 2, step=99)),
+                "nonsense",
+            ):
+                worker.sendto(text.encode(), str(tmp_path / "p"))
+        report = await ground.report(lambda r: r.progress)
+        assert (report.progress.step, report.progress.loss) == (7, 2.5)
+
+
+async def test_the_last_report_arrives_before_the_end(ground):
+    """Closing sends the final state first."""
+    async with ground.coordinator():
+        async with member(ground.environment()) as membership:
+            await ground.report()
+            membership.end()
+            await asyncio.to_thread(membership.close)
+        assert (await ground.report(lambda r: r.state == "stopped")).uid == "uid-0"
+
+
+async def test_a_rotated_token_is_used_for_the_next_attempt(ground):
+    """An agent that was refused gets in as soon as its token file holds a good one."""
+    good = ground.token.read_text()
+    ground.token.write_text("expired")
+    async with ground.coordinator(), member(ground.environment()) as membership:
+        await asyncio.sleep(0.5)
+        assert membership.alone_for > 0
+        ground.token.write_text(good)
+        await ground.report()
+        assert membership.alone_for == 0
+
+
+@pytest.mark.parametrize("fault", ["unknown CA", "another host"])
+async def test_a_coordinator_that_cannot_prove_itself_gets_no_token(ground, fault, tmp_path):
+    """The agent talks to nobody whose certificate is not for that address by that CA."""
+    async with ground.coordinator():
+        if fault == "unknown CA":
+            (tmp_path / "other").mkdir()
+            changes = {"ca": certificate(tmp_path / "other").pem}
+        else:
+            changes = {"coordinators": (f"wss://localhost:{ground.port}",)}
+        async with member(ground.environment(**changes)) as membership:
+            await asyncio.sleep(0.7)
+            assert membership.alone_for > 0.5
+        assert ground.updates.empty()
+
+
+async def test_all_addresses_are_tried(ground):
+    """A coordinator at the second address is found."""
+    async with ground.coordinator():
+        environment = ground.environment()
+        async with member(
+            dataclasses.replace(environment, coordinators=("wss://127.0.0.1:9", *environment.coordinators))
+        ):
+            await ground.report()
+
+
+async def test_a_stop_outlives_the_coordinator(ground):
+    """Signals and directives to stop are final; torchrun is told by a callback, once."""
+    told = []
+    async with ground.coordinator() as link:
+        link.publish(wire.Publish("ns/job", {"uid-0": wire.Directive("stop", "suspended")}))
+        async with member(ground.environment(), on_stop=lambda: told.append(signal.SIGTERM)) as membership:
+            assert (await order(membership, "stop")).reason == "suspended"
+            link.publish(wire.Publish("ns/job", {"uid-0": wire.Directive("stop", "deleted")}))
+            await asyncio.sleep(0.2)
+            assert told == [signal.SIGTERM]
+    lonely = Membership(ground.environment())
+    lonely.request_stop("SIGTERM")
+    assert lonely.order().kind == "stop"
