@@ -81,11 +81,11 @@ def archive_path(node_dir: Path) -> Path:
 
 def adopt(node: Node, images: Sequence[Image] | None = None) -> None:
     """Make `images` (default: all of the cache) available in `node`, whose containerd must be running."""
-    wanted = store.images() if images is None else images
-    if not wanted:
-        return
-    archive_path(node.dir).write_bytes(archive(wanted))
-    node.run(["sh", "-c", script(wanted, node.dir, f"adopt-{secrets.token_hex(4)}")])
+    with store.in_use():
+        wanted = store.images() if images is None else images
+        if wanted:
+            archive_path(node.dir).write_bytes(archive(wanted))
+            node.run(["sh", "-c", script(wanted, node.dir, f"adopt-{secrets.token_hex(4)}")])
 
 
 def load_archive(node: Node, tar: Path) -> None:

@@ -18,7 +18,7 @@ from devcluster.images.pause import ensure_pause
 
 REPOSITORY = Path(__file__).parents[2]
 BASE_IMAGE = "localhost/llmtrain-base:bookworm"
-TARGETS = {"operator": "localhost/llmtrain-operator:dev", "trainer": "localhost/llmtrain-trainer:dev"}
+TARGETS = ("operator", "trainer")
 
 _BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 _BASE_OPTIONS = (
@@ -36,17 +36,28 @@ SOURCES = ("Dockerfile", ".dockerignore", "LICENSE", "pyproject.toml", "requirem
 _MAX_STORED_IMAGES = 120
 
 
-def build(targets: Iterable[str] = TARGETS, say: Callable[[str], None] = print) -> list[Image]:
+def image_name(target: str, tag: str = "dev") -> str:
+    """What the image of one of TARGETS is called in the cluster."""
+    return f"localhost/llmtrain-{target}:{tag}"
+
+
+def build(
+    targets: Iterable[str] = TARGETS,
+    say: Callable[[str], None] = print,
+    repository: Path = REPOSITORY,
+    tag: str = "dev",
+) -> list[Image]:
     """Bring the pause, base and `targets` images of the cache up to date and return them.
 
     Raises DevclusterError if a tool is missing or a build fails.
     """
     with store.lock(say):
         wanted = [ensure_pause(), ensure_base(say)]
-        key = sources_key(REPOSITORY, wanted[-1])
+        key = sources_key(repository, wanted[-1])
         for target in targets:
-            known = store.get(TARGETS[target])
-            wanted.append(known if known is not None and known.key == key else _build_target(target, key, say))
+            known = store.get(image_name(target, tag))
+            fresh = known is not None and known.key == key
+            wanted.append(known if known is not None and fresh else _build_target(repository, target, tag, key, say))
         store.prune()
     return wanted
 
@@ -92,26 +103,26 @@ def _source_files(repository: Path) -> Sequence[Path]:
     return files
 
 
-def _build_target(target: str, key: str, say: Callable[[str], None]) -> Image:
+def _build_target(repository: Path, target: str, tag: str, key: str, say: Callable[[str], None]) -> Image:
     buildah.require("buildah")
-    started, tag = time.monotonic(), TARGETS[target]
-    before = store.get(tag)
-    first_time = before is None and target == "trainer"
-    say(f"building {tag}" + (" (minutes, but once: its dependencies are 5 GB)" if first_time else ""))
+    started, name = time.monotonic(), image_name(target, tag)
+    before = store.get(name)
+    first_time = target == "trainer" and store.get(image_name(target)) is None
+    say(f"building {name}" + (" (minutes, but once: its dependencies are 5 GB)" if first_time else ""))
     buildah.buildah("rm", "--all")  # the remains of a build that was killed
     with tempfile.TemporaryDirectory(prefix="secrets-", dir=buildah.root()) as scratch:
         secrets = sources.write_secrets(Path(scratch))
-        buildah.bud(REPOSITORY, tag, target, {"BASE_IMAGE": BASE_IMAGE}, secrets)
-    image = _harvest(tag, key)
+        buildah.bud(repository, name, target, {"BASE_IMAGE": BASE_IMAGE}, secrets)
+    image = _harvest(name, key)
     _tidy(before, image)
-    say(f"built {tag} in {time.monotonic() - started:.0f} s")
+    say(f"built {name} in {time.monotonic() - started:.0f} s")
     return image
 
 
-def _harvest(tag: str, key: str) -> Image:
-    for layer in buildah.image_layers(tag):
+def _harvest(name: str, key: str) -> Image:
+    for layer in buildah.image_layers(name):
         store.add_layer(layer.diff_id, partial(store.hard_link_tree, layer.directory))
-    image = Image(tag, buildah.image_config(tag), key)
+    image = Image(name, buildah.image_config(name), key)
     store.put(image)
     return image
 

@@ -90,25 +90,52 @@ def mounted_layers() -> set[Path]:
 
 
 def prune() -> list[Path]:
-    """Remove layers that no image names and no node has mounted; returns what was removed."""
-    needed = {layer_path(diff_id) for image in images() for diff_id in image.diff_ids} | mounted_layers()
-    superfluous = [path for path in layers_root().iterdir() if path not in needed] if layers_root().is_dir() else []
-    for path in superfluous:
-        shutil.rmtree(path)
-    return superfluous
+    """Remove layers that no image names and no node has mounted; returns what was removed.
+
+    Does nothing while a node is being given images: the next build prunes.
+    """
+    with _open_lock("layers.lock") as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return []
+        needed = {layer_path(diff_id) for image in images() for diff_id in image.diff_ids} | mounted_layers()
+        superfluous = [path for path in layers_root().iterdir() if path not in needed] if layers_root().is_dir() else []
+        for path in superfluous:
+            shutil.rmtree(path)
+        return superfluous
+
+
+def forget(name: str) -> None:
+    """Remove the descriptor of the image `name`; the next prune() removes the layers that only it had."""
+    (images_root() / f"{file_stem(name)}.json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def in_use() -> Iterator[None]:
+    """Keep every layer that is there now until the block ends; any number of nodes may do so at once."""
+    with _open_lock("layers.lock") as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
 
 
 @contextlib.contextmanager
 def lock(say: Callable[[str], None]) -> Iterator[None]:
     """Hold the builders' lock of this cache."""
-    paths.cache_root().mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(paths.cache_root() / "images.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
+    with _open_lock("images.lock") as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("another process is building images; waiting for it")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _open_lock(name: str) -> Iterator[int]:
+    paths.cache_root().mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(paths.cache_root() / name, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
