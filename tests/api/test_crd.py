@@ -204,7 +204,7 @@ async def test_jobs_are_selected_by_state(api):
 async def test_kubectl_explains_the_fields(kubectl, path, says):
     """The models' descriptions reach the user."""
     async with asyncio.timeout(30):  # the server publishes a new kind's documentation a moment after it serves it
-        while "find resource" in (text := await kubectl("explain", f"ltj.{path}")):
+        while "find resource" in (text := await kubectl("explain", f"ltj.{path}")):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
     assert says in " ".join(text.split())
 

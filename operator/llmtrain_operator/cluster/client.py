@@ -109,12 +109,17 @@ class Client:
         query = {**query, "watch": "true"}
         path = resource.path(namespace)
         async with self._exchange("watch", resource, path, query, None) as response:
-            # StreamReader.readline refuses lines beyond its buffer, and an object may be larger than that.
-            rest = b""
-            async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield json.loads(line)
+            async for line in _lines(response):
+                yield json.loads(line)
+
+    async def log(
+        self, resource: Resource, namespace: str, name: str, *, query: Mapping[str, str | int]
+    ) -> AsyncGenerator[bytes, None]:
+        """The lines of the log subresource, as they come."""
+        path = resource.path(namespace, name, "log")
+        async with self._exchange("watch", resource, path, query, None) as response:
+            async for line in _lines(response):
+                yield line
 
     @contextlib.asynccontextmanager
     async def _exchange(
@@ -149,6 +154,17 @@ class Client:
         answer = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    # StreamReader.readline refuses lines beyond its buffer, and an object may be larger than that.
+    rest = b""
+    async for chunk in response.content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
 
 
 def error_of(code: int, message: str) -> Exception:

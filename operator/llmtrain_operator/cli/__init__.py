@@ -1,0 +1,33 @@
+"""The command line: `llmtrain`, which is also `kubectl llmtrain`.
+
+It reads and patches job objects with the user's own rights; the operator does the rest. Every error is one line that
+says what to do. Exit codes: 0 done, 1 it could not be done (or the watched job failed), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import click
+
+from llmtrain_operator.cli.control import resume, suspend
+from llmtrain_operator.cli.logs import logs
+from llmtrain_operator.cli.offline import crd, validate
+from llmtrain_operator.cli.status import status
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("llmtrain")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(_version(), prog_name="llmtrain")
+def main() -> None:
+    """Watch and steer language-model training jobs (LLMTrainJob) on Kubernetes."""
+
+
+for _command in (status, logs, suspend, resume, validate, crd):
+    main.add_command(_command)

@@ -1,0 +1,64 @@
+"""`llmtrain suspend` and `resume`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmtrain_operator.cli.access import Access, cluster_options, run
+from llmtrain_operator.cli.report import report
+from llmtrain_operator.cli.status import find
+from llmtrain_operator.conditions import is_true
+from llmtrain_operator.contract import names
+
+
+@click.command()
+@click.argument("name")
+@click.option("--discard-progress", is_flag=True, help="Suspend although the steps trained so far will be lost.")
+@cluster_options
+def suspend(name: str, *, discard_progress: bool, access: Access) -> None:
+    """Stop a job's members and keep the job; `resume` starts it again."""
+    namespace = access.resolved_namespace()
+    run(_suspend(access, namespace, name, discard=discard_progress))
+    click.echo(f"suspending {namespace}/{name}; `llmtrain status {name}` shows when it is done")
+
+
+@click.command()
+@click.argument("name")
+@cluster_options
+def resume(name: str, *, access: Access) -> None:
+    """Start a suspended job."""
+    namespace = access.resolved_namespace()
+    run(_resume(access, namespace, name))
+    click.echo(f"resuming {namespace}/{name}")
+
+
+async def _suspend(access: Access, namespace: str, name: str, *, discard: bool) -> None:
+    async with access.open() as cluster:
+        job = await find(cluster, namespace, name)
+        if refusal := why_not_suspend(job, discard=discard):
+            raise click.ClickException(refusal)
+        annotations = {names.ANNOTATION_DISCARD_PROGRESS: "true"} if discard else {}
+        await cluster.patch(namespace, name, {"metadata": {"annotations": annotations}, "spec": {"suspend": True}})
+
+
+async def _resume(access: Access, namespace: str, name: str) -> None:
+    async with access.open() as cluster:
+        await find(cluster, namespace, name)
+        # Leave to discard was given for the suspension that now ends, not for the next one.
+        forget = {"annotations": {names.ANNOTATION_DISCARD_PROGRESS: None}}
+        await cluster.patch(namespace, name, {"metadata": forget, "spec": {"suspend": False}})
+
+
+def why_not_suspend(job: dict[str, Any], *, discard: bool) -> str | None:
+    """Why suspending is of no use or needs the user's leave; None if nothing speaks against it."""
+    seen = report(job)
+    if seen.ended:
+        return f"{seen.name} is {seen.state}: there is nothing left to suspend"
+    if seen.step and not discard and not is_true(seen.status.conditions, "Protected"):
+        return (
+            f"{seen.name} has trained {seen.step} steps that are saved nowhere and would be lost; "
+            "add --discard-progress to suspend it all the same"
+        )
+    return None

@@ -1,0 +1,88 @@
+"""The cluster as a person at a terminal sees it: jobs, their pods, events and logs, with that person's own rights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from kubernetes.aio import config as kube_config
+
+from llmtrain_operator.cluster.client import Client, connect
+from llmtrain_operator.cluster.projections import pod_view
+from llmtrain_operator.cluster.resources import EVENTS, JOBS, PODS
+from llmtrain_operator.contract import names
+from llmtrain_operator.state import PodView
+
+_ACCOUNT_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class UserCluster:
+    """Requests of the CLI. Raises what `Client` raises."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def job(self, namespace: str, name: str) -> dict[str, Any]:
+        """One job object."""
+        return await self._client.request("get", JOBS, namespace, name)
+
+    async def jobs(self, namespace: str) -> list[dict[str, Any]]:
+        """The job objects of a namespace, of all namespaces if it is empty."""
+        answer = await self._client.request("list", JOBS, namespace)
+        return list(answer["items"])
+
+    async def pods(self, namespace: str, job: str) -> list[PodView]:
+        """The member pods of a job in order of index and incarnation, ended ones included."""
+        query = {"labelSelector": f"{names.LABEL_JOB}={job}"}
+        answer = await self._client.request("list", PODS, namespace, query=query)
+        views = (pod_view(raw) for raw in answer["items"])
+        return sorted((view for view in views if view), key=lambda pod: (pod.index, pod.incarnation))
+
+    async def events(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        """The events about one object, in no particular order."""
+        answer = await self._client.request(
+            "list", EVENTS, namespace, query={"fieldSelector": f"involvedObject.uid={uid}"}
+        )
+        return list(answer["items"])
+
+    async def patch(self, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Apply a JSON merge patch to a job."""
+        return await self._client.request("patch", JOBS, namespace, name, body=body)
+
+    async def log(
+        self, namespace: str, pod: str, *, follow: bool, tail: int | None = None, since: str | None = None
+    ) -> AsyncGenerator[tuple[str, str], None]:
+        """(time, line) pairs of the member's log: the last `tail` lines, or those from the time `since` on, or all.
+
+        With `follow` it goes on until the container ends.
+        """
+        query: dict[str, str | int] = {"container": names.CONTAINER, "timestamps": "true"}
+        query |= {"follow": "true"} if follow else {}
+        query |= {"tailLines": tail} if tail is not None else {}
+        query |= {"sinceTime": since} if since else {}
+        async with contextlib.aclosing(self._client.log(PODS, namespace, pod, query=query)) as lines:
+            async for line in lines:
+                when, _, text = line.decode(errors="replace").partition(" ")
+                yield when, text
+
+
+@contextlib.asynccontextmanager
+async def open_cluster(kubeconfig: Path | None, context: str | None) -> AsyncIterator[UserCluster]:
+    """The cluster that kubectl would talk to. Raises `Unavailable` if there is no access to any."""
+    async with connect(kubeconfig, context=context) as client:
+        yield UserCluster(client)
+
+
+def default_namespace(kubeconfig: Path | None, context: str | None) -> str:
+    """The namespace that kubectl would use: the context's, the pod's own inside a cluster, else `default`."""
+    if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return _ACCOUNT_NAMESPACE.read_text().strip() if _ACCOUNT_NAMESPACE.exists() else "default"
+    try:
+        contexts, active = kube_config.list_kube_config_contexts(str(kubeconfig) if kubeconfig else None)
+    except (kube_config.ConfigException, OSError):
+        return "default"  # connecting will say what is wrong
+    chosen = next((each for each in contexts if each["name"] == context), active) if context else active
+    return str(chosen["context"].get("namespace") or "default")
