@@ -11,9 +11,7 @@ from typing import Literal
 
 from llmtrain_operator.api import Condition
 
-ConditionType = Literal[
-    "Valid", "Running", "Recovering", "Resizing", "Suspended", "Complete", "Failed", "Protected"
-]
+ConditionType = Literal["Valid", "Running", "Recovering", "Resizing", "Suspended", "Complete", "Failed", "Protected"]
 
 
 def timestamp(now: float) -> str:

@@ -202,7 +202,7 @@ def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
         "name": names.CONTAINER,
         "image": spec.image or settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": ["python3", "-m", "llmtrain_trainer.agent"] if foreign else ["catatonit", "--", "llmtrain-agent"],
+        "command": ["python3", "-m", "llmtrain_trainer.agent"] if foreign else ["llmtrain-agent"],
         "env": _environment(job, spec, index, incarnation, settings),
         "resources": resources,
         "securityContext": _restricted(),

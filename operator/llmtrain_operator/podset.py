@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from llmtrain_operator.state import CreatePod, DeletePod, PodView
 
 ENDED_PHASES = ("Failed", "Succeeded")
+OWN_ENDS = frozenset({"Error", "StartError", "ContainerCannotRun", "OOMKilled"})
+"""How a pod ends through its own doing rather than its node's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,9 @@ def test_an_invalid_spec_creates_nothing_and_can_be_mended() -> None:
     problem = Problem("spec.deepspeed.config.zero", 1, "unknown key", "Did you mean zero_optimization?")
     bad = step(JobStatus(), observed(pods=()), problems=(problem,))
     assert (bad.actions, bad.status.state) == ((), "Invalid")
-    assert "spec.deepspeed.config.zero: unknown key (is 1). Did you mean" in find(bad.status.conditions, "Valid").message
+    assert (
+        "spec.deepspeed.config.zero: unknown key (is 1). Did you mean" in find(bad.status.conditions, "Valid").message
+    )
     assert not step(bad.status, observed(pods=()), problems=(problem,)).events, "told once"
     assert step(bad.status, observed(pods=())).actions
 
@@ -205,3 +207,19 @@ def test_the_ledger_adds_up_to_wall_time(running) -> None:
     assert sum(status.ledger.values()) == pytest.approx(15)
     assert status.ledger["productive"] == pytest.approx(11)
     assert status.ledger["restart"] == pytest.approx(2)
+
+
+def test_pods_that_end_before_they_join_are_not_replaced_in_a_hot_loop() -> None:
+    """The first replacement comes at once, later ones ever more slowly, and the job fails when the budget is spent."""
+    broken = observed(pods=[pod(0, phase="Failed", reason="StartError", message="no such file", exit_code=128)])
+    status, now, pauses = JobStatus(), NOW, []
+    while not status.completion_time:
+        decided = step(status, broken, now=now, nodes={"min": 1}, recovery={"maxRestarts": 3})
+        status = decided.status
+        pauses.append(decided.look_again)
+        now += 100
+    assert pauses[:3] == [None, 2.0, 4.0]
+    failed = find(status.conditions, "Failed")
+    assert (failed.reason, "no such file" in failed.message) == ("PodsFailing", True)
+    first = step(JobStatus(), broken, nodes={"min": 1, "desired": 1}).actions
+    assert [type(action) for action in first] == [DeletePod, CreatePod]

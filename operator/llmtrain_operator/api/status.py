@@ -155,6 +155,10 @@ class JobStatus(StatusRecord):
     """Restarts that used up recovery.maxRestarts."""
     streak: int = 0
     """How often in a row the same failure happened."""
+    pod_failures: int = 0
+    """Times that pods ended before they were in a round, since the last round."""
+    create_after: Time | None = None
+    """Back-off: no pod is created before."""
     last_failure: FailureStatus | None = None
     """The newest failure."""
     not_before: Time | None = None

@@ -11,7 +11,7 @@ from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
-from llmtrain_operator.state import ApplyChildren, FillDesired
+from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 
 def train(run: Draft) -> None:
@@ -40,6 +40,8 @@ def train(run: Draft) -> None:
         if _lose_round(run, current, lost):
             return
         current = None
+    elif current is None and _early_ends(run):
+        return
     if current is None:
         _await_round(run)
     else:
@@ -130,7 +132,7 @@ def _await_round(run: Draft) -> None:
         wanted,
         run.spec.nodes.min,
         run.now - seconds(run.status.waiting_since),
-        {index: run.observed.refused.get(index) or podset.waiting_on(pod) for index, pod in absent.items()},
+        {index: _missing(run, index, pod) for index, pod in absent.items()},
         hopeless=bool(absent) and all(podset.hopeless(pod) for pod in absent.values()),
     )
     if formation.look_again is not None:
@@ -156,6 +158,8 @@ def _await_round(run: Draft) -> None:
         ),
         waiting_since=None,
         not_before=None,
+        pod_failures=0,
+        create_after=None,
     )
     run.tell("RoundStarted", f"round {number} with {len(members)} members: {formation.reason}")
 
@@ -163,6 +167,50 @@ def _await_round(run: Draft) -> None:
 def _arrange(run: Draft) -> None:
     current = run.round
     in_round = {member.uid for member in current.members} if current else set()
-    pods = podset.arrange(run.observed.pods, run.wanted, in_round, run.status.incarnations, run.observed.refused)
+    refused = set(range(run.wanted)) if _held_back(run) else run.observed.refused
+    pods = podset.arrange(run.observed.pods, run.wanted, in_round, run.status.incarnations, refused)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *pods.create]
+
+
+def _held_back(run: Draft) -> bool:
+    """Whether pods are not created now, because those before them ended too soon."""
+    after = run.status.create_after
+    left = seconds(after) - run.now if after else 0.0
+    if left > 0:
+        run.wake_in(left)
+    return left > 0
+
+
+def _early_ends(run: Draft) -> bool:
+    """Take note of pods that ended without ever being in a round; say whether the job fails over them."""
+    early = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
+    if not early:
+        return False
+    count = run.status.pod_failures + 1
+    pod = early[0]
+    text = f"{pod.name} ended before it could join: {pod.reason}: {pod.message or 'no message'}"
+    pause = 0.0 if count == 1 else min(failure.BACKOFF_LIMIT, failure.BACKOFF_FIRST * 2.0 ** (count - 1))
+    run.set(
+        pod_failures=count,
+        create_after=timestamp(run.now + pause) if pause else None,
+        last_failure=FailureStatus(
+            reason=pod.reason or "PodFailed",
+            message=pod.message,
+            member=pod.index,
+            exit_code=pod.exit_code,
+            time=timestamp(run.now),
+        ),
+    )
+    if count > run.spec.recovery.max_restarts and pod.reason in podset.OWN_ENDS:
+        finish(run, "Failed", "PodsFailing", f"{count} times in a row a pod ended too soon; last: {text}")
+        return True
+    run.tell("PodFailed", text, warning=True)
+    return False
+
+
+def _missing(run: Draft, index: int, pod: PodView | None) -> str:
+    last = run.status.last_failure
+    if pod is None and last and _held_back(run):
+        return f"paused after its last pod ended: {last.reason}: {last.message or 'no message'}"
+    return run.observed.refused.get(index) or podset.waiting_on(pod)
