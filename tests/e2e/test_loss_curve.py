@@ -64,6 +64,7 @@ def fleet(tmp_path_factory):
     sgd = {"maxSteps": 8, "optimizer": {"type": "SGD", "lr": 0.5, "momentum": 0.9}}
     half = {"training": {"maxSteps": 8, "precision": "bf16", "activationCheckpointing": True}}
     wild = {"optimizer": {"lr": 1e30}, "schedule": {"warmupSteps": 0}}
+    frozen = {"training": {"maxSteps": 1, "optimizer": {"lr": 0.0}}}
     output = str(directory / "model")
     scenarios = [
         scenario("plain", kind="plain", world=1),
@@ -76,6 +77,10 @@ def fleet(tmp_path_factory):
             "exported", **merged(stage(3, steps=12), {"training": {"evaluation": {"everySteps": 5}}}), output=output
         ),
         scenario("reloaded", kind="reload", world=1, output=output),
+        scenario("pretrained", **frozen, model={"pretrained": output}),
+        scenario("offload", **merged(stage(2, steps=8), {"deepspeed": {"offloadOptimizer": "cpu"}})),
+        scenario("spare-worker", world=3, training={"globalBatchSize": 2, "maxSteps": 6}),
+        scenario("no-spare-worker", world=1, training={"globalBatchSize": 2, "maxSteps": 6}),
         scenario("bf16", **half),
         scenario("bf16-stage-0", **merged(stage(0), half)),
         scenario("bf16-stage-3", **merged(stage(3), half)),
@@ -118,9 +123,9 @@ def test_three_workers_follow_one_plain_deepspeed_process(fleet):
     assert losses(fleet["three"]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["one", "two", "four", "five"])
+@pytest.mark.parametrize("name", ["one", "two", "four", "five", "offload"])
 def test_any_world_size_and_stage_gives_the_same_curve(fleet, name):
-    """World sizes 1, 2, 4 and 5, at ZeRO 0, 1, 3 and 2, train the same model."""
+    """World sizes 1, 2, 4 and 5, at ZeRO 0, 1, 3 and 2, and with the optimizer offloaded, train the same model."""
     curve = losses(fleet[name])
     assert curve == pytest.approx(fleet["plain"]["result-0"]["losses"][: len(curve)], rel=1e-5)
 
@@ -135,6 +140,24 @@ def test_exported_model_has_the_validation_loss_that_was_reported(fleet):
     assert sorted([*manifest["files"], "llmtrain.json"]) == sorted(
         path.name for path in (Path(fleet["directory"]) / "model").iterdir()
     )
+
+
+def test_a_pretrained_directory_is_where_training_goes_on(fleet):
+    """A step at rate 0 from an exported model leaves its validation loss as it was."""
+    before = fleet["exported"]["result-0"]["steps"][-1]["validation_loss"]
+    assert fleet["pretrained"]["result-0"]["steps"][-1]["validation_loss"] == pytest.approx(before, rel=1e-5)
+
+
+def test_an_exported_model_generates_text(fleet):
+    """`llmtrain_trainer.sample` goes on from the prompt."""
+    text = fleet["reloaded"]["result-0"]["text"]
+    assert text.startswith("def ")
+    assert len(text) > len("def ")
+
+
+def test_more_workers_than_sequences_change_nothing(fleet):
+    """A worker with nothing but padding takes part without a say."""
+    assert losses(fleet["spare-worker"]) == pytest.approx(losses(fleet["no-spare-worker"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bf16", "bf16-stage-0", "bf16-stage-3"])

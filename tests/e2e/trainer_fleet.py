@@ -24,7 +24,7 @@ import transformers
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from llmtrain_operator.contract import names, wire
-from llmtrain_trainer import distributed, train
+from llmtrain_trainer import distributed, sample, train
 from llmtrain_trainer.config import parse
 from llmtrain_trainer.progress import Reporter
 
@@ -110,7 +110,7 @@ def plain(scenario, rank):
 
 
 def reload(scenario, rank):
-    """The mean loss of an exported model over the validation samples, by transformers alone."""
+    """An exported model's mean loss over the validation samples, by transformers alone, and a text of its."""
     spec = scenario["spec"]
     length = spec["data"]["sequenceLength"]
     model = transformers.AutoModelForCausalLM.from_pretrained(spec["output"], dtype=torch.float32)
@@ -122,7 +122,8 @@ def reload(scenario, rank):
     starts = [(windows - held_out + row) * length for row in range(held_out)]
     tokens = torch.tensor([ids[start : start + length + 1] for start in starts])
     with torch.no_grad():
-        return {"loss": model(input_ids=tokens, labels=tokens).loss.item(), "samples": held_out}
+        loss = model(input_ids=tokens, labels=tokens).loss.item()
+    return {"loss": loss, "text": sample.generate(spec["output"], "def ", 20, temperature=0.8, seed=1)}
 
 
 KINDS = {"record": record, "main": run_main, "plain": plain, "reload": reload}
