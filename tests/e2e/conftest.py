@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from devcluster import charts
+from devcluster import charts, images
 from devcluster.cluster import Cluster
 from tests.support.kube import Kubectl, KubectlError
 
@@ -21,6 +22,17 @@ def installed(cluster: Cluster) -> Iterator[Cluster]:
     charts.install(cluster.kubeconfig, CHART, "llmtrain", SYSTEM, charts.DEV_VALUES)
     yield cluster
     charts.uninstall(cluster.kubeconfig, "llmtrain", SYSTEM)
+
+
+@pytest.fixture(scope="session")
+def users_image(cluster: Cluster) -> str:
+    """An image with torch and nothing of ours: the trainer's without its last layer, which is our code."""
+    ours = next(image for image in images.images() if image.name == images.image_name("trainer"))
+    rootfs = {**ours.config["rootfs"], "diff_ids": list(ours.diff_ids[:-1])}
+    theirs = replace(ours, name="localhost/users-own:dev", config={**ours.config, "rootfs": rootfs, "history": []})
+    for node in cluster.nodes:
+        images.adopt(node.machine, [theirs])
+    return theirs.name
 
 
 @pytest.fixture

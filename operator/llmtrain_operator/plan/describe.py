@@ -5,38 +5,39 @@ from __future__ import annotations
 from typing import Literal
 
 from llmtrain_operator import progress
+from llmtrain_operator.conditions import is_true
+from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.draft import Draft
 
 
 def describe(run: Draft) -> None:
     """State, conditions and progress that follow from the round."""
+    recovering = is_true(run.status.conditions, "Recovering")
     current = run.round
-    first = run.status.rounds <= 1 and not run.status.restarts
     if current is None:
         scheduled = any(pod.scheduled for pod in run.observed.pods)
-        waiting: Literal["Starting", "Pending"] = "Starting" if scheduled else "Pending"
-        run.set(state=waiting if first and not run.status.restarts else "Recovering", nodes=f"0/{run.wanted}")
-        if not first:
-            run.condition("Recovering", True, "RoundEnded", "the next round is being formed")
+        starting: Literal["Starting", "Pending"] = "Starting" if scheduled else "Pending"
+        run.set(state="Recovering" if recovering else starting, nodes=f"0/{run.wanted}")
         return
     run.set(nodes=f"{len(current.members)}/{run.wanted}")
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
-    here = [run.observed.agents.get(member.uid) for member in current.members]
-    working = all(
-        a is None
-        or a.report is None
-        or (a.report.round == current.number and a.report.state in ("running", "succeeded"))
-        for a in here
-    )
-    trained = run.status.progress is not None and run.status.progress.phase != "loading"
-    if working and (trained or run.spec.entrypoint):
+    if run.status.state != "Running":
+        run.set(state="Recovering" if recovering else "Starting")
+        run.condition("Running", False, "StartingWorkers", f"round {current.number}: workers are being started")
+    if _trains(run, current):
         run.set(state="Running")
         run.condition("Running", True, "Training", f"round {current.number} with {len(current.members)} members")
         run.condition("Recovering", False, "Training", f"round {current.number} runs")
-    elif run.status.state != "Running":
-        run.set(state="Starting" if first else "Recovering")
-        run.condition("Running", False, "StartingWorkers", f"round {current.number}: workers are being started")
     _describe_size(run, len(current.members))
+
+
+def _trains(run: Draft, current: Round) -> bool:
+    """Whether the round's workers are at it: all in this round, and past loading if they tell their progress."""
+    here = (run.observed.agents.get(member.uid) for member in current.members)
+    reports = [agent.report for agent in here if agent and agent.report]
+    in_round = all(r.round == current.number and r.state in ("running", "succeeded") for r in reports)
+    said = run.status.progress
+    return in_round and bool(run.spec.entrypoint if said is None else said.phase != "loading")
 
 
 def _describe_size(run: Draft, size: int) -> None:

@@ -80,6 +80,7 @@ def _lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -
     )
     member = current.members[max(cause.rank, 0) // current.procs_per_member]
     run.set(
+        state="Recovering",
         round=None,
         progress=None,
         best_step=max(run.status.best_step, step),
@@ -105,6 +106,8 @@ def _lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -
         run.set(restarts=history_restarts)
         finish(run, "Failed", verdict.reason, verdict.message)
         return True
+    run.condition("Running", False, "RoundLost", said)
+    run.condition("Recovering", True, "RoundLost", said)
     run.tell("MemberLost" if cause.reason == names.REASON_POD_LOST else "WorkerFailed", said, warning=True)
     return False
 

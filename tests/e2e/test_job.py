@@ -1,0 +1,267 @@
+"""A training job on real kubelets: from apply to the exported model, and through what can happen on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devcluster.cluster import Cluster
+from tests.support.kube import Kubectl, KubectlError
+
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "models"},
+    "spec": {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "shared",
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
+FOREVER = 100_000
+
+
+def job(name: str = "j", *, steps: int = 20, members: int = 2, **spec: Any) -> dict[str, Any]:
+    """A tiny model on the JSON package of Python's standard library."""
+    base = {
+        "nodes": {"min": members},
+        "model": {"architecture": {"hiddenSize": 32, "layers": 1, "heads": 2}},
+        "data": {"source": "/usr/lib/python3.11/json", "include": ["*.py"], "sequenceLength": 64},
+        "training": {"maxSteps": steps, "globalBatchSize": 4, "precision": "fp32", "optimizer": {"lr": 0.01}},
+    }
+    return {
+        "apiVersion": "llmtrain.io/v1alpha1",
+        "kind": "LLMTrainJob",
+        "metadata": {"name": name},
+        "spec": base | spec,
+    }
+
+
+def members(kubectl: Kubectl) -> dict[str, dict[str, Any]]:
+    """The job's pods by name."""
+    return {pod["metadata"]["name"]: pod for pod in kubectl.items("pod", "llmtrain.io/job=j")}
+
+
+def workers(cluster: Cluster, node: str) -> list[int]:
+    """Process ids, on the node, of the training processes there."""
+    found = cluster.node(node).run(["sh", "-c", "pgrep -f 'llmtrain_trainer[.]train' || true"])
+    return [int(pid) for pid in found.split()]
+
+
+def until_training(kubectl: Kubectl, step: int = 1) -> None:
+    """Return when the job has done a step."""
+    kubectl.wait("ltj/j", "jsonpath={.status.state}=Running")
+    kubectl.wait("ltj/j", "condition=Running")
+    assert kubectl.job("j")["progress"]["maxSteps"] >= step
+
+
+def test_a_job_trains_to_its_end_and_exports_its_model(kubectl: Kubectl, installed: Cluster) -> None:
+    """Three members on three nodes train a DeepSpeed job; the loss falls, the story is told, the model is there."""
+    kubectl.apply(CLAIM, job(steps=30, members=3, output="pvc://models/j"))
+    kubectl.wait("ltj/j", "condition=Complete")
+    status = kubectl.job("j")
+    assert status["progress"]["step"] == 30
+    assert status["progress"]["loss"] < 4.5 < 5.5  # ln(257) is 5.55: what an untrained byte model has
+    assert status["progress"]["perplexity"] < 200
+    assert (status["restarts"], status["nodes"], status["rounds"]) == (0, "3/3", 1)
+    assert sum(status["ledger"].values()) > 0
+    pods = members(kubectl)
+    assert {pod["spec"]["nodeName"] for pod in pods.values()} == {"n1", "n2", "n3"}
+    volume = kubectl.get("pvc", "models")["spec"]["volumeName"]
+    exported = installed.shared / volume / "j"
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {file.name for file in exported.iterdir()}
+    assert json.loads((exported / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    reasons = {event["reason"] for event in kubectl.items("event")}
+    assert {"RoundStarted", "Completed"} <= reasons
+    row = kubectl("get", "ltj", "j", "--no-headers").split()
+    assert row[:4] == ["j", "Complete", "3/3", "30"]
+    kubectl("delete", "ltj", "j")
+    kubectl("wait", "pod", "--all", "--for=delete", "--timeout=60s")
+    for kind in ("service", "pdb", "serviceaccount"):
+        left = {item["metadata"]["name"] for item in kubectl.items(kind)} - {"default"}
+        assert not left, f"{kind} left behind"
+
+
+def test_the_operator_may_die_while_a_job_trains(kubectl: Kubectl, installed: Cluster) -> None:
+    """Operator and coordinator are killed: the same workers train on, and the new operator follows them to the end."""
+    kubectl.apply(job(steps=1500))
+    until_training(kubectl)
+    before = kubectl.job("j")
+    nodes = {pod["spec"]["nodeName"] for pod in members(kubectl).values()}
+    running = {node: workers(installed, node) for node in nodes}
+    system = Kubectl(installed.kubectl, installed.kubeconfig, "llmtrain-system")
+    system("delete", "pod", "--all", "--force", "--grace-period=0")
+    system("rollout", "status", "deploy/llmtrain", "--timeout=60s", timeout=70)
+    kubectl.wait("ltj/j", f"jsonpath={{.status.progress.step}}={1500}")
+    assert {node: workers(installed, node) for node in nodes} in (running, {node: [] for node in nodes})
+    kubectl.wait("ltj/j", "condition=Complete")
+    after = kubectl.job("j")
+    assert (after["restarts"], after["rounds"]) == (0, 1)
+    assert after["round"]["members"] == before["round"]["members"]
+    assert after["startTime"] == before["startTime"]
+
+
+def test_a_killed_worker_gives_a_new_round(kubectl: Kubectl, installed: Cluster) -> None:
+    """The pods stay, the next round begins with the same members, the status says what happened, the job finishes."""
+    kubectl.apply(job(steps=400))
+    until_training(kubectl)
+    pods = members(kubectl)
+    victim = pods["j-1-1"]["spec"]["nodeName"]
+    installed.node(victim).run(["kill", "-9", *map(str, workers(installed, victim))])
+    kubectl.wait("ltj/j", "jsonpath={.status.restarts}=1", 30)
+    failure = kubectl.job("j")["lastFailure"]
+    assert (failure["reason"], failure["member"], failure["signal"]) == ("Killed", 1, 9)
+    kubectl.wait("ltj/j", "condition=Complete")
+    status = kubectl.job("j")
+    assert (status["rounds"], status["failuresCounted"], status["progress"]["step"]) == (2, 1, 400)
+    assert {pod["metadata"]["uid"] for pod in members(kubectl).values()} == {p["metadata"]["uid"] for p in pods.values()}
+    assert status["ledger"].get("recompute", 0) > 0, "the steps done twice are booked as such"
+
+
+def test_a_deleted_pod_is_replaced(kubectl: Kubectl) -> None:
+    """Its successor has a new name; the loss is not counted against the user's budget."""
+    kubectl.apply(job(steps=400))
+    until_training(kubectl)
+    kubectl("delete", "pod", "j-0-1", "--grace-period=1", "--wait=false")
+    kubectl.wait("ltj/j", "condition=Complete")
+    status = kubectl.job("j")
+    assert {"j-0-2", "j-1-1"} <= set(members(kubectl))
+    assert (status["restarts"], status["failuresCounted"], status["lastFailure"]["reason"]) == (1, 0, "PodLost")
+
+
+def test_suspend_and_resume(kubectl: Kubectl) -> None:
+    """Suspending discards training only with the user's word; it frees the nodes; resuming trains to the end."""
+    kubectl.apply(job(steps=FOREVER))
+    until_training(kubectl)
+    kubectl("patch", "ltj", "j", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    kubectl.wait("ltj/j", "jsonpath={.status.conditions[?(@.type=='Suspended')].reason}=ProgressWouldBeLost", 20)
+    assert kubectl.job("j")["state"] == "Running"
+    kubectl("annotate", "ltj", "j", "llmtrain.io/discard-progress=true")
+    kubectl.wait("ltj/j", "condition=Suspended", 20)
+    kubectl("wait", "pod", "--all", "--for=delete", "--timeout=60s")
+    # What is immutable while a job runs may be changed while it is suspended.
+    change = {"spec": {"suspend": False, "training": {"maxSteps": 10, "globalBatchSize": 6}}}
+    kubectl("patch", "ltj", "j", "--type=merge", "-p", json.dumps(change))
+    kubectl.wait("ltj/j", "condition=Complete")
+    assert kubectl.job("j")["progress"]["step"] == 10
+
+
+def test_suspended_from_the_start(kubectl: Kubectl) -> None:
+    """A queue such as Kueue creates jobs suspended and injects placement before it lets them go."""
+    kubectl.apply(job(suspend=True))
+    kubectl.wait("ltj/j", "condition=Suspended", 20)
+    assert not members(kubectl)
+    template = {"spec": {"nodeSelector": {"kubernetes.io/hostname": "n2"}}}
+    change = {"spec": {"suspend": False, "template": template}}
+    kubectl("patch", "ltj", "j", "--type=merge", "-p", json.dumps(change))
+    kubectl.wait("ltj/j", "condition=Complete")
+    assert {pod["spec"]["nodeName"] for pod in members(kubectl).values()} == {"n2"}
+
+
+def test_a_users_own_torchrun_script_in_an_image_of_theirs(kubectl: Kubectl, users_image: str) -> None:
+    """An unmodified DDP script runs under our agent, copied into an image that is not ours, and restarts when killed."""
+    script = (Path(__file__).parents[1] / "support" / "scripts" / "train_ddp.py").read_text()
+    mount = {"name": "code", "mountPath": "/code"}
+    theirs = job(
+        image=users_image,
+        entrypoint={"script": "/code/train_ddp.py", "args": ["--steps", "20"]},
+        template={
+            "spec": {
+                "volumes": [{"name": "code", "configMap": {"name": "code"}}],
+                "containers": [{"name": "trainer", "volumeMounts": [mount]}],
+            }
+        },
+    )
+    for section in ("model", "data", "training"):
+        del theirs["spec"][section]
+    code = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"train_ddp.py": script}}
+    kubectl.apply(code, theirs)
+    kubectl.wait("ltj/j", "condition=Complete")
+    log = kubectl("logs", "j-0-1", "-c", "trainer")
+    assert "[rank 0] step 20" in log
+    assert "world size 2" in log
+
+
+def test_shortage_of_accelerators(kubectl: Kubectl) -> None:
+    """Two per node and three nodes: four members of two cannot all run, so the job starts with the three that can."""
+    kubectl.apply(job(nodes={"min": 2, "max": 4, "acceleratorResource": "nvidia.com/gpu", "procPerNode": 2}))
+    kubectl.wait("ltj/j", "condition=Complete", 180)
+    status = kubectl.job("j")
+    assert status["nodes"] == "3/4"
+    assert "Insufficient nvidia.com/gpu" in status["round"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        pytest.param({"data": {"source": "/nowhere"}}, "DataMissing", "/nowhere", id="data-missing"),
+        pytest.param(
+            {"model": {"config": {"model_type": "gpt2", "vocab_size": 50, "n_embd": 32, "n_layer": 1, "n_head": 2}}},
+            "VocabularyMismatch",
+            "50",
+            id="vocabulary",
+        ),
+        pytest.param(
+            {"training": {"maxSteps": 50, "precision": "fp32", "optimizer": {"type": "SGD", "lr": 1e30}}},
+            "NonFiniteLoss",
+            "step",
+            id="nan",
+        ),
+        pytest.param({"output": "/usr/out"}, "OutputUnwritable", "/usr/out", id="output"),
+    ],
+)
+def test_trainer_errors_end_the_job_by_name(kubectl: Kubectl, change, reason, words) -> None:
+    """What no restart can cure fails the job, in the trainer's own words."""
+    kubectl.apply(job(members=1, recovery={"maxRestarts": 1}, **change))
+    kubectl.wait("ltj/j", "condition=Failed")
+    failure = kubectl.job("j")["lastFailure"]
+    assert failure["reason"] == reason
+    assert words in failure["message"]
+    assert words in kubectl.condition("j", "Failed")["message"]
+
+
+def test_an_image_that_cannot_be_pulled_shows_in_the_condition(kubectl: Kubectl) -> None:
+    """The job waits, says for whom and why, and goes on when the cause is gone."""
+    kubectl.apply(job(image="localhost/no-such-image:1", members=1))
+    reason = "jsonpath={.status.conditions[?(@.type=='Running')].reason}=WaitingForMembers"
+    kubectl.wait("ltj/j", reason, 20)
+    kubectl.wait("pod/j-0-1", "jsonpath={.status.initContainerStatuses[0].state.terminated.reason}=Completed", 30)
+    kubectl.wait("pod/j-0-1", "jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImagePull", 30)
+    message = kubectl.condition("j", "Running")["message"]
+    assert "member 0" in message
+    with pytest.raises(KubectlError, match=r"spec.image|immutable|suspend"):
+        kubectl("patch", "ltj", "j", "--type=merge", "-p", '{"spec":{"model":{"preset":"gpt-mini","architecture":null}}}')
+
+
+BAD = [
+    pytest.param({"nodes": {"min": 3, "max": 2}}, "nodes.min must not be greater", id="min-over-max"),
+    pytest.param({"model": {}}, "exactly one of model.preset", id="no-model"),
+    pytest.param({"model": {"preset": "gpt-5"}}, "Unsupported value", id="unknown-preset"),
+    pytest.param({"training": {"maxSteps": 0}}, "greater than or equal to 1", id="no-steps"),
+    pytest.param({"trainning": {}}, "unknown field", id="misspelt-field"),
+    pytest.param({"deepspeed": {"config": {"zero_optimisation": {}}}}, "zero_optimization", id="unknown-deepspeed-key"),
+    pytest.param(
+        {"deepspeed": {"stage": 1, "config": {"zero_optimization": {"stage": 3}}}}, "deepspeed.stage", id="contradiction"
+    ),
+    pytest.param(
+        {"template": {"spec": {"restartPolicy": "Always"}}}, "restartPolicy", id="template-that-breaks-members"
+    ),
+    pytest.param({"output": "ftp://x/y"}, "spec.output", id="unknown-uri"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD)
+def test_a_bad_spec_is_refused_or_explained_before_a_pod_exists(kubectl: Kubectl, change, words) -> None:
+    """The API server refuses what CEL can say; the rest becomes a condition with path, value and remedy."""
+    try:
+        kubectl.apply(job(**change))
+    except KubectlError as refused:
+        assert words in str(refused)
+        return
+    kubectl.wait("ltj/j", "condition=Valid=False", 20)
+    assert words in kubectl.condition("j", "Valid")["message"]
+    assert kubectl.job("j")["state"] == "Invalid"
+    assert not members(kubectl)
