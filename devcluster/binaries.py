@@ -154,8 +154,8 @@ def kubernetes_go_mod(upstream: str, version: str) -> str:
     staging_version = "v0." + version.removeprefix("1.")
     text = re.sub(r"(?m)^module .*$", "module devcluster/kubernetes", upstream)
     text = "".join(line for line in text.splitlines(keepends=True) if "=> ./staging" not in line)
-    staging = sorted(set(re.findall(r"(?m)^\s*(k8s\.io/[a-z-]+) v0\.0\.0(?=\s|$)", text)))
-    text = re.sub(r"(?m)^(\s*k8s\.io/[a-z-]+) v0\.0\.0(?=\s|$)", rf"\1 {staging_version}", text)
+    staging = sorted(set(re.findall(r"(?m)^\s*(?:require\s+)?(k8s\.io/[a-z-]+) v0\.0\.0(?=\s|$)", text)))
+    text = re.sub(r"(?m)^(\s*(?:require\s+)?k8s\.io/[a-z-]+) v0\.0\.0(?=\s|$)", rf"\1 {staging_version}", text)
     replaces = [f"replace {module} => {module} {staging_version}" for module in staging]
     return "\n".join([text.rstrip(), *replaces, f"require k8s.io/kubernetes v{version}", ""])
 

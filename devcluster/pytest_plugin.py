@@ -5,8 +5,10 @@ tests fail, and by the kernel's hand when pytest itself is killed; what control 
 removes. Sessions that run at the same time get clusters of different names.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,27 +21,33 @@ _MOST_SESSIONS = 9
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
     """etcd, API server, controller manager and scheduler, without nodes."""
-    yield from _session_cluster("api-tests", nodes=0)
+    with session_cluster("api-tests", nodes=0) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Three nodes, each offering two of nvidia.com/gpu, with the images of the cache loaded."""
-    yield from _session_cluster("e2e-tests", nodes=3, accelerators={"nvidia.com/gpu": 2})
+    with session_cluster("e2e-tests", nodes=3, accelerators={"nvidia.com/gpu": 2}) as cluster:
+        yield cluster
 
 
-def _session_cluster(purpose: str, nodes: int, accelerators: dict[str, int] | None = None) -> Iterator[Cluster]:
-    cluster = _start(purpose, nodes, accelerators or {})
+@contextlib.contextmanager
+def session_cluster(purpose: str, **settings: Any) -> Iterator[Cluster]:
+    """A cluster that lives as long as the block, or as this process; `settings` are fields of ClusterConfig.
+
+    It is called `purpose`, or `purpose`-2 and so on where another session uses that name already.
+    """
+    cluster = _start(purpose, settings)
     try:
         yield cluster
     finally:
         cluster.down()
 
 
-def _start(purpose: str, nodes: int, accelerators: dict[str, int]) -> Cluster:
+def _start(purpose: str, settings: dict[str, Any]) -> Cluster:
     for number in range(1, _MOST_SESSIONS + 1):
-        name = purpose if number == 1 else f"{purpose}-{number}"
-        cluster = Cluster(name, _say, nodes=nodes, accelerators=accelerators)
+        cluster = Cluster(purpose if number == 1 else f"{purpose}-{number}", _say, **settings)
         try:
             cluster.up(ephemeral=True)
         except BusyError:
