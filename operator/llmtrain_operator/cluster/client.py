@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -203,7 +204,7 @@ async def connect(
                 client_configuration=configuration,
                 persist_config=False,
             )
-    except (kube_config.ConfigException, OSError) as error:
+    except (kube_config.ConfigException, OSError, TypeError, yaml.YAMLError) as error:  # a file that is something else
         place = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         raise Unavailable(f"no access to a cluster: neither a pod's service account nor {place}: {error}") from error
     async with ApiClient(configuration) as api:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from kubernetes.aio import config as kube_config
 
 from llmtrain_operator.cluster.client import Client, connect
@@ -82,7 +83,7 @@ def default_namespace(kubeconfig: Path | None, context: str | None) -> str:
         return _ACCOUNT_NAMESPACE.read_text().strip() if _ACCOUNT_NAMESPACE.exists() else "default"
     try:
         contexts, active = kube_config.list_kube_config_contexts(str(kubeconfig) if kubeconfig else None)
-    except (kube_config.ConfigException, OSError):
+    except (kube_config.ConfigException, OSError, TypeError, yaml.YAMLError):
         return "default"  # connecting will say what is wrong
     chosen = next((each for each in contexts if each["name"] == context), active) if context else active
     return str(chosen["context"].get("namespace") or "default")

@@ -1,0 +1,196 @@
+"""The command line against a real API server."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmtrain_operator.cluster.resources import EVENTS, JOBS, PODS
+from llmtrain_operator.contract import names
+from tests.support.specs import job
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-c", "from llmtrain_operator.cli import main; main(prog_name='llmtrain')")
+RUNNING = {
+    "observedGeneration": 1,
+    "state": "Running",
+    "nodes": "1/1",
+    "restarts": 0,
+    "progress": {"step": 40, "maxSteps": 100, "loss": 3.25, "eta": "3m12s", "phase": "training"},
+}
+
+
+@pytest.fixture
+def llmtrain(kubeconfig, namespace):
+    """Start the command in the test's namespace."""
+
+    async def start(*arguments, config=kubeconfig):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "KUBECONFIG": str(config), "NO_COLOR": "1"}
+        environment.pop("KUBERNETES_SERVICE_HOST", None)
+        return await asyncio.create_subprocess_exec(
+            *(*COMMAND, *arguments, "-n", namespace),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    return start
+
+
+@pytest.fixture
+def run(llmtrain):
+    """Run the command to its end: exit code, output, errors."""
+
+    async def done(*arguments, **options):
+        process = await llmtrain(*arguments, **options)
+        output, errors = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, output.decode(), errors.decode()
+
+    return done
+
+
+@pytest.fixture
+async def running(client, namespace):
+    """A job that trains, with a member and an event."""
+    created = await client.request("create", JOBS, namespace, body=job("job"))
+    await patch_status(client, namespace, RUNNING)
+    labels = {names.LABEL_JOB: "job", names.LABEL_INDEX: "0", names.LABEL_INCARNATION: "1"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "job-0-1", "labels": labels},
+        "spec": {"nodeName": "node-a", "containers": [{"name": names.CONTAINER, "image": "none"}]},
+    }
+    await client.request("create", PODS, namespace, body=pod)
+    await post_event(client, namespace, created, "RoundStarted", "round 1 with 1 members")
+    return created
+
+
+async def patch_status(client, namespace, status):
+    await client.request("patch", JOBS, namespace, "job", subresource="status", body={"status": status})
+
+
+async def post_event(client, namespace, about, reason, message):
+    reference = {key: about["metadata"][key] for key in ("name", "namespace", "uid")}
+    event = {
+        "metadata": {"generateName": "job."},
+        "involvedObject": {"apiVersion": names.API_VERSION, "kind": names.KIND, **reference},
+        "reason": reason,
+        "message": message,
+        "type": "Normal",
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+        "source": {"component": "test"},
+    }
+    await client.request("create", EVENTS, namespace, body=event)
+
+
+async def test_status_shows_the_jobs_of_a_namespace(run, running):
+    """Like kubectl get, plain where no terminal is."""
+    code, output, _ = await run("status")
+    assert (code, output.splitlines()[1].split()[:5]) == (0, ["job", "Running", "1/1", "40/100", "3.25"])
+
+
+async def test_status_of_a_job_shows_its_members_and_events(run, running):
+    """One page from three resources."""
+    _, output, _ = await run("status", "job")
+    assert "step 40/100  40%  ETA 3m12s" in output
+    assert "job-0-1  node-a" in output
+    assert "RoundStarted  round 1 with 1 members" in output
+
+
+async def test_status_as_json_is_for_programs(run, running):
+    """The job object as it is, and what the page shows beside it."""
+    _, output, _ = await run("status", "job", "-o", "json")
+    shown = json.loads(output)
+    assert shown["job"]["status"]["progress"]["step"] == 40
+    assert (shown["pods"][0]["node"], shown["events"][0]["reason"]) == ("node-a", "RoundStarted")
+
+
+async def line_with(process, words):
+    async with asyncio.timeout(30):
+        while words not in (line := (await process.stdout.readline()).decode()):
+            assert line, (await process.stderr.read()).decode()
+    return line
+
+
+@pytest.mark.parametrize(("state", "code"), [("Complete", 0), ("Failed", 1)])
+async def test_watching_a_job_ends_with_it(llmtrain, client, namespace, running, state, code):
+    """A line per change, and an exit code that a script can use."""
+    process = await llmtrain("status", "job", "--watch")
+    await line_with(process, "RoundStarted: round 1 with 1 members")
+    await line_with(process, "Running  step 40/100  loss 3.25")
+    await patch_status(client, namespace, {"progress": {"step": 60}})
+    await line_with(process, "step 60/100")
+    await patch_status(client, namespace, {"state": state, "completionTime": "2026-01-01T01:00:00Z"})
+    await line_with(process, f"{state}  step 60/100")
+    assert await asyncio.wait_for(process.wait(), 30) == code
+
+
+async def test_an_interrupt_ends_watching_quietly(llmtrain, running):
+    """Control-C is how one leaves, not an error."""
+    process = await llmtrain("status", "--watch")
+    await line_with(process, "step 40/100")
+    process.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, errors) == (130, b"")
+
+
+async def test_suspend_asks_before_it_loses_steps(run, client, namespace, running):
+    """Without leave nothing is changed; with it the operator is told so too."""
+    code, _, errors = await run("suspend", "job")
+    assert (code, "40 steps that are saved nowhere" in errors) == (1, True)
+    assert not (await client.request("get", JOBS, namespace, "job"))["spec"]["suspend"]
+    assert (await run("suspend", "job", "--discard-progress"))[0] == 0
+    suspended = await client.request("get", JOBS, namespace, "job")
+    assert suspended["spec"]["suspend"]
+    assert names.ANNOTATION_DISCARD_PROGRESS in suspended["metadata"]["annotations"]
+
+
+async def test_resume_takes_the_leave_back(run, client, namespace, running):
+    """Leave to discard progress is for one suspension."""
+    await run("suspend", "job", "--discard-progress")
+    assert (await run("resume", "job"))[0] == 0
+    resumed = await client.request("get", JOBS, namespace, "job")
+    assert not resumed["spec"]["suspend"]
+    assert names.ANNOTATION_DISCARD_PROGRESS not in resumed["metadata"].get("annotations", {})
+
+
+async def test_a_job_that_is_not_there_is_one_clear_line(run):
+    """No traceback, and where to look, whatever was asked."""
+    for code, _, errors in await asyncio.gather(*(run(it, "nobody") for it in ("status", "logs", "suspend", "resume"))):
+        assert (code, errors.count("\n")) == (1, 1)
+        assert "there is no job nobody in namespace" in errors
+
+
+async def test_logs_of_a_member_that_has_not_started_say_so(run, running):
+    """The reason goes to stderr, so that piped logs stay logs."""
+    code, output, errors = await run("logs", "job")
+    assert (code, output, "no log of job-0-1" in errors) == (0, "", True)
+    assert "has no member 7 now" in (await run("logs", "job", "--member", "7"))[2]
+
+
+async def test_a_cluster_without_the_kind_is_named_as_such(run, kubeconfig, client, tmp_path):
+    """The remedy is to install the operator."""
+    # The same server under a path where it serves nothing stands in for a cluster without the CRD.
+    other = tmp_path / "kubeconfig"
+    content = yaml.safe_load(kubeconfig.read_text())
+    content["clusters"][0]["cluster"]["server"] += "/nothing"
+    other.write_text(json.dumps(content))
+    code, _, errors = await run("status", config=other)
+    assert (code, "install the operator's chart" in errors) == (1, True), errors
+
+
+async def test_a_cluster_that_does_not_answer_is_named_as_such(run, tmp_path):
+    """What was tried and what to check."""
+    other = tmp_path / "kubeconfig"
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    users = [{"name": "u", "user": {}}]
+    other.write_text(json.dumps({"clusters": [cluster], "contexts": [context], "users": users, "current-context": "x"}))
+    code, _, errors = await run("status", config=other)
+    assert (code, "the cluster does not answer" in errors, "KUBECONFIG" in errors) == (1, True, True), errors

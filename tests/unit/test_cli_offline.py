@@ -1,0 +1,61 @@
+"""The commands that need no cluster."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from llmtrain_operator.cli import main
+from tests.support.specs import job
+
+ROOT = Path(__file__).parents[2]
+
+
+def llmtrain(*arguments, text=None):
+    return CliRunner().invoke(main, arguments, input=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        pytest.param(json.dumps(job("good")), 0, "good: valid", id="valid"),
+        pytest.param(
+            json.dumps(job("bad", {"training": {"maxStep": 1}})),
+            1,
+            "bad: spec.training.maxStep: spec.training has no maxStep (is 1). Did you mean maxSteps?",
+            id="typo",
+        ),
+        pytest.param("kind: ConfigMap", 1, "there is no LLMTrainJob in it", id="something else"),
+        pytest.param("a: [", 1, "not YAML", id="no YAML"),
+        pytest.param(
+            json.dumps(job("old") | {"apiVersion": "llmtrain.io/v0"}), 1, "Write llmtrain.io/v1alpha1", id="version"
+        ),
+        pytest.param(
+            json.dumps(job("one", {"model": None})) + "\n---\n" + json.dumps(job("two")), 1, "two: valid", id="several"
+        ),
+    ],
+)
+def test_validate_says_what_the_operator_would(text, code, says):
+    """Exit code 1 and a line per problem, before anything is applied."""
+    result = llmtrain("validate", "-", text=text)
+    assert (result.exit_code, says in result.output) == (code, True), result.output
+
+
+def test_crd_prints_the_file():
+    """What `make crd` writes and the chart installs."""
+    assert llmtrain("crd").output == (ROOT / "crds/llmtrainjobs.yaml").read_text()
+
+
+def test_the_offline_commands_load_no_kubernetes_client():
+    """They work where only the core dependencies are installed, and start fast."""
+    code = "import sys, llmtrain_operator.cli; sys.exit('kubernetes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "operator", timeout=60).returncode == 0
+
+
+def test_a_name_and_all_namespaces_contradict():
+    """Wrong usage is exit code 2 and says why."""
+    result = llmtrain("status", "job", "-A")
+    assert (result.exit_code, "either NAME or --all-namespaces" in result.output) == (2, True)
