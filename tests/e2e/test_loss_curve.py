@@ -163,7 +163,7 @@ def test_more_workers_than_sequences_change_nothing(fleet):
 @pytest.mark.parametrize("name", ["bf16", "bf16-stage-0", "bf16-stage-3"])
 def test_bf16_with_activation_checkpointing_stays_close_to_fp32(fleet, name):
     """bf16 differs by its rounding only."""
-    assert losses(fleet[name]) == pytest.approx(fleet["plain"]["result-0"]["losses"][:8], rel=1e-2)
+    assert losses(fleet[name]) == pytest.approx(fleet["plain"]["result-0"]["losses"][:8], rel=1e-3)
 
 
 def test_a_hugging_face_config_trains_with_sgd(fleet):

@@ -165,6 +165,10 @@ def start_engine(config: Config, model: torch.nn.Module, worker: distributed.Wor
     optimizer = optim.build_optimizer(model, config.training.optimizer)
     settings = deepspeed_config(config, worker.world_size)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    if config.deepspeed.stage == 0:
+        # In half precision DeepSpeed takes an empty step here to allocate the state, which Adam's bias correction
+        # would count: first updates a quarter too small.
+        engine.basic_optimizer.state.clear()
     return engine
 
 
