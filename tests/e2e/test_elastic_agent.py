@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmtrain_operator.contract import wire
 from tests.support.director import ROOT, Director, script
 
 
@@ -154,15 +155,7 @@ async def test_a_failing_script_is_reported_in_its_own_words(director, tmp_path)
 
 async def test_one_failed_worker_ends_its_siblings_at_once(director, tmp_path):
     """A sibling that would take long to stop is killed, and the member is ready for the next round."""
-    stubborn = tmp_path / "stubborn.py"
-    stubborn.write_text(
-        "import os, pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        f"pathlib.Path({str(tmp_path)!r}, os.environ['RANK']).touch()\n"
-        "while os.environ['RANK'] == '0' or not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\n"
-        "sys.exit('rank 1 gives up')\n"
-    )
-    spec = {"entrypoint": {"script": str(stubborn), "args": [str(tmp_path / "go")]}}
+    spec = script("stubborn.py", tmp_path)
     uid = director.start_agent(0, spec, procs=2)
     await director.until_state("joining", uid)
     director.run(1, uid, procs=2)
@@ -174,6 +167,35 @@ async def test_one_failed_worker_ends_its_siblings_at_once(director, tmp_path):
     failure = director.reports[uid].failure
     assert (failure.rank, failure.message) == (1, "exit code 1: rank 1 gives up")
     assert director.worker_pids(uid) == []
+
+
+async def test_an_unreachable_store_is_reported_and_the_next_round_works(director, tmp_path):
+    """A member that cannot reach its round's host says so, keeps its connection meanwhile, and joins again."""
+    uid = director.start_agent(0, script("patient.py", tmp_path))
+    await director.until_state("joining", uid)
+    me = director.reports[uid]
+    ghost = wire.Member(1, 0, "job-1-0", "uid-1", "127.0.0.1", 9)
+    myself = wire.Member(0, 0, me.pod, uid, me.host, me.store_port)
+    director.tell(wire.Directive("run", "round 1", wire.Round(1, (ghost, myself), 1)), uid)
+    await director.until(lambda: failure_of(director, uid, 1))
+    failure = director.reports[uid].failure
+    assert (failure.reason, failure.rank) == ("PeerLost", -1)
+    assert "no connection to the store of job-1-0 at 127.0.0.1:9" in failure.message
+    assert all(update.connected for update in director.history)
+    director.run(2, uid)
+    await exists(tmp_path / "pid-0-round-2")
+
+
+async def test_as_pid_1_the_agent_buries_orphans_and_still_knows_its_workers_end(director, tmp_path):
+    """Grandchildren leave no zombies behind, and the worker's own exit status is not stolen."""
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m"]
+    uid = director.start_agent(0, script("orphans.py"), command=[*unshare, "llmtrain_trainer.agent"])
+    await director.until_state("joining", uid)
+    director.run(1, uid)
+    await director.until(lambda: failure_of(director, uid, 1))
+    assert director.reports[uid].failure.exit_code == 40
+    director.stop(uid)
+    assert await director.exit_codes(uid) == [143]
 
 
 def failure_of(director, uid, number):
