@@ -73,6 +73,6 @@ soak: images  ## 30 minutes of training under load 8: no member may be declared 
 	LLMTRAIN_SOAK_SECONDS=1800 $(PYTEST) --timeout 2400 tests/e2e -k soak
 
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
-	$(PY) tests/bench/$*.py
+	$(PY) -P tests/bench/$*.py
 
 .PHONY: help setup system lock images demo cluster-up cluster-down crd lint test test-unit test-api test-e2e soak

@@ -60,7 +60,7 @@ class ClusterPort(Protocol):
     async def patch_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Make `status` the whole status of `job` as it was observed; no request if it already is.
 
-        Raises `Conflict` if the job changed since, `Rejected`, `Unavailable`.
+        Raises `Conflict` if the job changed since or is gone, `Rejected`, `Unavailable`.
         """
 
     async def patch_desired(self, job: Mapping[str, Any], desired: int) -> None:

@@ -150,6 +150,13 @@ async def test_status_is_replaced_whole_and_only_as_observed(client, harness, na
     assert harness.port.job(key)["metadata"]["resourceVersion"] == third["metadata"]["resourceVersion"]
 
 
+async def test_a_write_to_a_job_that_is_gone_is_a_conflict(client, harness, namespace):
+    job = await new_job(client, namespace)
+    await client.request("delete", JOBS, namespace, "a")
+    with pytest.raises(Conflict, match="deleted"):
+        await harness.port.patch_status(job, {"state": "Running"})
+
+
 async def test_desired_is_filled_in(client, harness, namespace):
     await new_job(client, namespace)
     key = f"{namespace}/a"

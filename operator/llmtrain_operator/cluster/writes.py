@@ -78,16 +78,13 @@ async def _patch_job(
     client: Client, job: Mapping[str, Any], patch: Mapping[str, Any], subresource: str = ""
 ) -> dict[str, Any]:
     metadata = job["metadata"]
+    namespace, name = metadata["namespace"], metadata["name"]
     guard = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
-    return await client.request(
-        "patch",
-        JOBS,
-        metadata["namespace"],
-        metadata["name"],
-        subresource=subresource,
-        query=_MANAGER,
-        body={"metadata": guard, **patch},
-    )
+    body = {"metadata": guard, **patch}
+    try:
+        return await client.request("patch", JOBS, namespace, name, subresource=subresource, query=_MANAGER, body=body)
+    except NotFound as error:
+        raise Conflict(f"{names.KIND} {namespace}/{name} was deleted meanwhile") from error
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
