@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from devcluster import binaries, preflight, state
-from devcluster.cluster import Cluster, names
+from devcluster import binaries, images, preflight, state
+from devcluster.cluster import Cluster, in_use, names
 from devcluster.config import ClusterConfig, parse_accelerators
 from devcluster.errors import DevclusterError
 from devcluster.kubeapi import ApiError
@@ -52,7 +52,8 @@ def status(_: argparse.Namespace) -> None:
         try:
             cluster = Cluster.attach(name)
         except DevclusterError:
-            print(f"{name}: left over; `up` or `down` of that name removes it")
+            what = "starting or stopping" if in_use(name) else "left over; `up` or `down` of that name removes it"
+            print(f"{name}: {what}")
             continue
         ready = cluster.api.ready_nodes() if cluster.api.ready() else set()
         print(f"{name}: {'API server ready' if cluster.api.ready() else 'API server not ready'}, {cluster.kubeconfig}")
@@ -96,6 +97,11 @@ def build_binaries(_: argparse.Namespace) -> None:
     say(json.dumps({"PATH": binaries.ensure(say).search_path}))
 
 
+def build_images(options: argparse.Namespace) -> None:
+    """Build the operator's and the trainer's image where their sources have changed."""
+    images.build(options.targets or images.TARGETS, say)
+
+
 def setup(_: argparse.Namespace) -> None:
     """Install the Debian packages that are missing."""
     preflight.install_packages(say)
@@ -129,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
     inside.add_argument("place", metavar="NODE|cp")
     inside.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     add("binaries", build_binaries)
+    add("images", build_images).add_argument("targets", nargs="*", metavar="operator|trainer")
     add("setup", setup)
     return top
 

@@ -6,8 +6,6 @@ Two builders of one cache take turns by a file lock. Limits: linux, static binar
 fetches the newer toolchain it needs by itself).
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,11 +14,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devcluster import paths
+from devcluster import locks, paths
 from devcluster.errors import DevclusterError
 
 KUBERNETES = "1.36.3"
@@ -189,24 +187,12 @@ def ensure(say: Callable[[str], None] = print) -> Binaries:
     """
     if (binaries := cached()) is not None:
         return binaries
-    with _lock(_bin_root(), say):
+    with locks.waiting(_bin_root() / ".lock", say, "building the binaries"):
         for recipe in RECIPES:
             target = _bin_root() / recipe.stamp
             if not target.is_dir():
                 _build(recipe, target, say)
     return Binaries(tuple(_bin_root() / recipe.stamp for recipe in RECIPES))
-
-
-@contextlib.contextmanager
-def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is building the binaries; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(recipe: Recipe, target: Path, say: Callable[[str], None]) -> None:

@@ -139,7 +139,7 @@ class ClusterGroups:
                     found.update(int(line) for line in file.read_text().split())
         return found - {0}
 
-    def kill(self, seconds: float = 5) -> None:
+    def kill(self, seconds: float = 15) -> None:
         """SIGKILL every member until none is left."""
         deadline = time.monotonic() + seconds
         while (members := self.members()) and time.monotonic() < deadline:
@@ -150,7 +150,7 @@ class ClusterGroups:
         if members:
             raise DevclusterError(f"processes {sorted(members)} of the cluster do not die (uninterruptible I/O?)")
 
-    def remove(self, part: str = "", seconds: float = 3) -> None:
+    def remove(self, part: str = "", seconds: float = 10) -> None:
         """Remove the groups (or only those of `part`), deepest first; their processes must be dead or dying."""
         deadline = time.monotonic() + seconds
         for top in self.directories(part):

@@ -11,18 +11,17 @@ ephemeral one lives, a lock keeps others of the same name away.
 """
 
 import contextlib
-import fcntl
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from devcluster import binaries, config, controlplane, images, network, paths, pki, preflight, state
+from devcluster import binaries, config, controlplane, images, locks, network, paths, pki, preflight, state
 from devcluster.cgroups import ClusterGroups, current_hierarchies
 from devcluster.config import ClusterConfig
 from devcluster.errors import DevclusterError
@@ -150,7 +149,7 @@ class Cluster:
 
     def down(self) -> None:
         """Stop the cluster and remove every trace but its logs and shared files. Does nothing if there is none."""
-        with contextlib.nullcontext() if self._held else _locked(self.settings.name):
+        with contextlib.nullcontext() if self._held else _take_lock(self.settings.name):
             self._stop()
         self._release()
 
@@ -351,18 +350,17 @@ def names() -> list[str]:
     return sorted(file.parent.name for file in paths.clusters_root().glob("*/state.json"))
 
 
+def in_use(name: str) -> bool:
+    """Whether a living process holds the name: it starts or stops the cluster, or owns an ephemeral one."""
+    return locks.is_held(_lock_file(name))
+
+
+def _lock_file(name: str) -> Path:
+    return paths.clusters_root() / f"{name}.lock"
+
+
 def _take_lock(name: str) -> IO[str]:
-    paths.clusters_root().mkdir(parents=True, exist_ok=True)
-    file = (paths.clusters_root() / f"{name}.lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise BusyError(f"cluster {name!r} is in use by another process; choose another --name or wait") from None
+    file = locks.acquire(_lock_file(name))
+    if file is None:
+        raise BusyError(f"cluster {name!r} is in use by another process; choose another --name or wait")
     return file
-
-
-@contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
-    with _take_lock(name):
-        yield

@@ -207,7 +207,7 @@ class ControlPlane:
         self._spawn("etcd", etcd_command())
         self._spawn("kube-apiserver", api_server_command(self._settings, self._pki))
 
-    def wait_ready(self, api: KubeApi, seconds: float = 60) -> None:
+    def wait_ready(self, api: KubeApi, seconds: float = 90) -> None:
         """Wait until the API server is ready; a process that died meanwhile is an error with the end of its log."""
 
         def ready() -> bool:

@@ -86,11 +86,11 @@ class Node:
             log=log,
             pid_file=self.dir / "unshare.pid",
         )
-        wait_for(lambda: self._booted(log), 10, f"{self.name} to boot")
+        wait_for(lambda: self._booted(log), 30, f"{self.name} to boot")
         if self._groups.is_v2:
             wait_for(lambda: all(path.is_dir() for path in self._groups.entry(self.name)), 5, "the node's leaf group")
         self.start("containerd", ["containerd", "-c", str(self.dir / "containerd.toml"), "-l", "info"])
-        wait_for(self._containerd_answers, 20, f"containerd on {self.name}", interval=0.02)
+        wait_for(self._containerd_answers, 40, f"containerd on {self.name}", interval=0.02)
 
     def start_kubernetes(self) -> None:
         """Start kubelet and kube-proxy; containerd must answer."""
@@ -122,7 +122,7 @@ class Node:
         pid = self._pid()
         if pid is not None and self.is_on:
             self._space.run(["kill", "-KILL", pid])
-            wait_for(lambda: not self._processes_left(), 5, f"the processes of {self.name} to end")
+            wait_for(lambda: not self._processes_left(), 15, f"the processes of {self.name} to end")
         (self.dir / "init.pid").unlink(missing_ok=True)
         self._groups.remove(self.name)
         self._space.run(["sh", "-c", network.forget_pods_script(self.name)])

@@ -118,7 +118,7 @@ def create(name: str, directory: Path, groups: Iterable[Path], path: str, *, eph
             start_new_session=True,
             env={**os.environ, "PATH": path},
         )
-    wait_for(lambda: pid_file.exists() or parent.poll() is not None, 10, "the cluster's namespaces")
+    wait_for(lambda: pid_file.exists() or parent.poll() is not None, 30, "the cluster's namespaces")
     if parent.poll() is not None:
         raise DevclusterError(
             f"the cluster's namespaces could not be made (in a container: --privileged): {log.read_text()}"
@@ -126,7 +126,7 @@ def create(name: str, directory: Path, groups: Iterable[Path], path: str, *, eph
     return Space(ProcessId.of(int(pid_file.read_text())), path)
 
 
-def destroy(init: ProcessId, seconds: float = 5) -> None:
+def destroy(init: ProcessId, seconds: float = 15) -> None:
     """Kill pid 1 and wait until the kernel has ended everything below it; does nothing if it is already gone."""
     if not init.alive():
         return

@@ -1,0 +1,24 @@
+"""What a machine lacks is named, all of it at once, with the way to get it."""
+
+import pytest
+
+from devcluster import preflight
+from devcluster.errors import DevclusterError
+
+
+def test_a_missing_program_is_named_by_its_package():
+    """The user installs packages, not programs; one package is named once."""
+    wanted = {"no-such-program": "some-package", "no-such-other": "some-package", "sh": "dash"}
+    assert preflight.missing_packages(wanted) == ["some-package"]
+
+
+def test_all_problems_are_reported_together(monkeypatch):
+    """Not root, missing programs, too many cores, a bad cache: one error with a remedy each."""
+    monkeypatch.setattr(preflight.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(preflight, "PROGRAMS", {"no-such-program": "some-package"})
+    monkeypatch.setenv("LLMTRAIN_CACHE", "/var/lib/with blank")
+    with pytest.raises(DevclusterError) as caught:
+        preflight.check_machine(node_cpu=100_000)
+    complaint = str(caught.value)
+    for words in ("sudo", "apt-get install some-package", "node_cpu 100000", "hidden on the nodes", "blank"):
+        assert words in complaint
