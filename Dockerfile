@@ -15,7 +15,8 @@ FROM ${BASE_IMAGE} AS base
 # A name for the user, since libraries ask for it; bytecode, since nobody can write it later.
 RUN echo 'llmtrain:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'llmtrain:x:65532:' >> /etc/group \
- && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" -x '/(test|lib2to3)/' || true
+ && stdlib=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))') \
+ && python3 -m compileall -q -x '/(test|tests|lib2to3|site-packages|dist-packages)/' "$stdlib"
 ENV LANG=C.UTF-8 \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from devcluster.errors import DevclusterError
 from devcluster.images import buildah, sources, store
 from devcluster.images.descriptor import Image
 from devcluster.images.pause import ensure_pause
@@ -49,8 +50,11 @@ def build(
 ) -> list[Image]:
     """Bring the pause, base and `targets` images of the cache up to date and return them.
 
-    Raises DevclusterError if a tool is missing or a build fails.
+    Raises DevclusterError if a target is unknown, a tool is missing or a build fails.
     """
+    targets = list(targets)
+    if unknown := set(targets) - set(TARGETS):
+        raise DevclusterError(f"image {', '.join(sorted(unknown))!r}: choose from {', '.join(TARGETS)}")
     with store.lock(say):
         wanted = [ensure_pause(), ensure_base(say)]
         key = sources_key(repository, wanted[-1])
@@ -60,6 +64,17 @@ def build(
             wanted.append(known if known is not None and fresh else _build_target(repository, target, tag, key, say))
         store.prune()
     return wanted
+
+
+def forget(tag: str, say: Callable[[str], None] = print) -> None:
+    """Remove all that was built under `tag`. Nodes that run it keep it."""
+    with store.lock(say):
+        for target in TARGETS:
+            name = image_name(target, tag)
+            if store.get(name) is not None:
+                store.remove(name)
+                buildah.buildah("rmi", "--force", name)
+        store.prune()
 
 
 def ensure_base(say: Callable[[str], None]) -> Image:

@@ -72,10 +72,13 @@ def file_stem(name: str) -> str:
     return name.replace("/", "+").replace(":", "+")
 
 
-def new_config(diff_ids: Sequence[str], created_by: str, **settings: Any) -> dict[str, Any]:
-    """OCI image configuration for linux/amd64; `settings` are the fields of its `config`, such as Entrypoint."""
+def new_config(diff_ids: Sequence[str], created_by: str, machine: str = "x86_64", **settings: Any) -> dict[str, Any]:
+    """OCI image configuration for Linux; `settings` are the fields of its `config`, such as Entrypoint.
+
+    `machine` is what uname calls the processor.
+    """
     return {
-        "architecture": "amd64",
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
         "os": "linux",
         "config": settings,
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},

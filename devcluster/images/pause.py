@@ -1,5 +1,6 @@
 """The image of a pod's sandbox: Debian's static catatonit, which waits and reaps, as the one file of one layer."""
 
+import platform
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def ensure_pause() -> Image:
     diff_id = digest(b"/pause 0755\n" + CATATONIT.read_bytes())
     if (known := store.get(PAUSE_IMAGE)) is not None and known.diff_ids == (diff_id,):
         return known
-    config = new_config([diff_id], "catatonit as /pause", Entrypoint=["/pause", "-P"], User="65535:65535")
+    settings = {"Entrypoint": ["/pause", "-P"], "User": "65535:65535"}
+    config = new_config([diff_id], "catatonit as /pause", platform.machine(), **settings)
     store.add_layer(diff_id, _fill)
     image = Image(PAUSE_IMAGE, config, key=diff_id)
     store.put(image)

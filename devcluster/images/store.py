@@ -106,7 +106,7 @@ def prune() -> list[Path]:
         return superfluous
 
 
-def forget(name: str) -> None:
+def remove(name: str) -> None:
     """Remove the descriptor of the image `name`; the next prune() removes the layers that only it had."""
     (images_root() / f"{file_stem(name)}.json").unlink(missing_ok=True)
 
