@@ -17,12 +17,13 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import WebSocketException
 
 from llmtrain_operator.contract import wire
+from llmtrain_operator.coordinator.bundle import pack
 
 log = logging.getLogger(__name__)
 
 RETRY: Final = 0.2
 """Seconds between attempts: the socket is local, so an attempt costs nothing."""
-MAX_MESSAGE: Final = 64 * 2**20
+MAX_MESSAGE: Final = 2**20
 
 
 class CoordinatorLink:
@@ -96,7 +97,7 @@ class CoordinatorLink:
             while self._unsent:
                 job = self._unsent.pop()
                 publish = self._said[job]
-                await connection.send(wire.encode(publish))
+                await connection.send(pack(publish))
                 if not publish.directives and self._said.get(job) is publish:
                     del self._said[job]
 

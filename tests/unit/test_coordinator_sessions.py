@@ -1,6 +1,7 @@
 import pytest
 
-from llmtrain_operator.contract.wire import Directive, Publish, Round
+from llmtrain_operator.contract.wire import Directive, Member, Publish, Round, WireError
+from llmtrain_operator.coordinator.bundle import pack, unpack
 from llmtrain_operator.coordinator.directives import Directives
 from llmtrain_operator.coordinator.sessions import LagMeter, expired
 
@@ -53,3 +54,18 @@ def test_a_pod_is_never_sent_back_to_an_older_round():
     stop = Directive("stop", "suspended")
     assert directives.replace(Publish("ns/j", {"a": stop})) == {"a": stop}
     assert directives.of("b") is None
+
+
+def test_a_round_is_sent_once_however_many_members_it_has():
+    """Packing loses nothing and grows with the number of members, not with its square."""
+
+    def publish(size):
+        members = tuple(Member(i, 0, f"job-{i}-0", f"uid-{i}", "10.0.0.1", 29500) for i in range(size))
+        orders = dict.fromkeys((m.uid for m in members), Directive("run", "all are ready", Round(1, members, 8)))
+        return Publish("ns/j", {**orders, "spare": Directive("wait", "not needed")})
+
+    assert unpack(pack(publish(3))) == publish(3)
+    assert unpack(pack(Publish("ns/j", {}))) == Publish("ns/j", {})
+    assert len(pack(publish(1000))) < 150_000
+    with pytest.raises(WireError):
+        unpack("{}")

@@ -8,6 +8,7 @@ or repeated one does no harm: an agent sends `Report`s (each is also its heartbe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -198,10 +199,15 @@ def _build(kind: Any, raw: Any, path: str) -> Any:
     raise WireError(f"{path}: {raw!r} is not {kind}")
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _build_record(kind: Any, raw: Any, path: str) -> Any:
     if not isinstance(raw, dict):
         raise WireError(f"{path}: not an object")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}
     values = {name: _build(hints[name], raw[name], f"{path}.{name}") for name in known & raw.keys()}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmtrain_operator.contract.wire import Directive, Publish
+from llmtrain_operator.coordinator.bundle import key_of
 
 
 class Directives:
@@ -32,7 +33,13 @@ class Directives:
             self._jobs[publish.job] = now
         else:
             self._jobs.pop(publish.job, None)
-        return {uid: directive for uid, directive in now.items() if before.get(uid) != directive}
+        return {
+            uid: directive for uid, directive in now.items() if uid not in before or _differ(before[uid], directive)
+        }
+
+
+def _differ(old: Directive | None, new: Directive) -> bool:
+    return old is None or key_of(old) != key_of(new)
 
 
 def _goes_back(old: Directive, new: Directive) -> bool:

@@ -30,6 +30,7 @@ from llmtrain_operator.coordinator.auth import (
     bearer,
     contradiction,
 )
+from llmtrain_operator.coordinator.bundle import key_of, unpack
 from llmtrain_operator.coordinator.directives import Directives
 from llmtrain_operator.coordinator.sessions import LagMeter, Session, differs_in_substance, expired
 from llmtrain_operator.coordinator.telemetry import Telemetry
@@ -158,7 +159,7 @@ class Coordinator:
                     broadcast([connection], wire.encode(session.update()))
             async for text in connection:
                 try:
-                    publish = wire.decode(wire.Publish, text)
+                    publish = unpack(text)
                 except wire.WireError as error:
                     log.warning("the controller sent something unknown: %s", error)
                     continue
@@ -174,8 +175,7 @@ class Coordinator:
             session = self._sessions.get(uid)
             if session is None or session.connection is None:
                 continue
-            number = directive.round.number if directive.round else None
-            key = (directive.action, directive.reason, number)
+            key = key_of(directive)
             text = texts.get(key) or texts.setdefault(key, wire.encode(directive))
             broadcast([session.connection], text)
 

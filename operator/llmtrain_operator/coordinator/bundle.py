@@ -1,0 +1,50 @@
+"""`Publish` on the control socket: each directive once, with the pods that it is for. Pure.
+
+A directive names all members of its round, so that repeating it for each of them would grow with their square: at a
+thousand members 130 MB instead of 130 KB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmtrain_operator.contract import wire
+from llmtrain_operator.contract.wire import Directive, Publish
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One directive and the UIDs of the pods that it is for."""
+
+    directive: Directive
+    uids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A job's directives, grouped."""
+
+    job: str
+    groups: tuple[Group, ...]
+
+
+def key_of(directive: Directive) -> tuple[str, str, int | None]:
+    """Directives of one job with equal keys are equal: a round's number is never given to another round."""
+    return directive.action, directive.reason, directive.round.number if directive.round else None
+
+
+def pack(publish: Publish) -> str:
+    """The text for the socket."""
+    uids: dict[tuple[str, str, int | None], list[str]] = {}
+    directives = {}
+    for uid, directive in publish.directives.items():
+        key = key_of(directive)
+        uids.setdefault(key, []).append(uid)
+        directives[key] = directive
+    return wire.encode(Bundle(publish.job, tuple(Group(directives[key], tuple(found)) for key, found in uids.items())))
+
+
+def unpack(text: str | bytes) -> Publish:
+    """The reverse of `pack`. Raises `WireError`."""
+    bundle = wire.decode(Bundle, text)
+    return Publish(bundle.job, {uid: group.directive for group in bundle.groups for uid in group.uids})
