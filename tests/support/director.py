@@ -142,7 +142,7 @@ class Director:
         """Tell these agents to stop."""
         self.tell(wire.Directive("stop", "the test is over"), *uids)
 
-    async def until(self, condition: Callable[[], object], within: float = 60.0) -> None:
+    async def until(self, condition: Callable[[], object], within: float = 120.0) -> None:
         """Wait until `condition` holds, looking at each update."""
         try:
             async with asyncio.timeout(within):
@@ -153,7 +153,7 @@ class Director:
             logs = "\n".join(f"--- {uid}\n{self.log(uid).read_text()[-3000:]}" for uid in self.agents)
             raise AssertionError(f"not within {within} s; reports: {self.reports}\n{logs}") from None
 
-    async def until_state(self, state: wire.AgentState, *uids: str, number: int | None = None, within: float = 60.0):
+    async def until_state(self, state: wire.AgentState, *uids: str, number: int | None = None, within: float = 120.0):
         """Wait until all these agents report `state` (in round `number`)."""
 
         def there() -> bool:
@@ -162,7 +162,7 @@ class Director:
 
         await self.until(there, within)
 
-    async def exit_codes(self, *uids: str, within: float = 30.0) -> list[int]:
+    async def exit_codes(self, *uids: str, within: float = 60.0) -> list[int]:
         """Wait for these agents to end."""
         return [await asyncio.to_thread(self.agents[uid].wait, within) for uid in uids]
 

@@ -58,7 +58,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a worker says about training. Times are seconds; `loss` is the mean over the global batch's tokens (nats)."""
+    """What a worker says about training. Times are in seconds, `loss` in nats, a mean over the global batch's tokens."""
 
     rank: int
     round: int
@@ -172,7 +172,7 @@ def decode(kind: type[M], text: str | bytes) -> M:
 def from_dict(kind: type[M], raw: Any) -> M:
     """Build a dataclass from its dictionary form, ignoring unknown fields. Raises `WireError`."""
     value = _build(kind, raw, kind.__name__)
-    return typing.cast(M, value)
+    return typing.cast("M", value)
 
 
 def _build(kind: Any, raw: Any, path: str) -> Any:
