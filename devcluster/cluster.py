@@ -180,7 +180,6 @@ class Cluster:
 
         plane = self._start_api(built, ephemeral=ephemeral)
         machines = [node.machine for node in self.nodes]
-        self._running_space.run(["sh", "-e"], stdin=network.setup_script(self.settings.node_names))
         in_parallel(machines, _boot_new)
         if machines:
             note(f"{len(machines)} nodes booted")
@@ -214,6 +213,8 @@ class Cluster:
             self._record(init=space.init)
             pki.create(self.directory / "pki", self.settings.node_names, port, datetime.now(UTC))
             self._adopt_state(self._state, space)
+            # Before the API server, which listens on an address of this network.
+            space.run(["sh", "-e"], stdin=network.setup_script(self.settings.node_names))
             plane = controlplane.ControlPlane(self.settings, self.directory, space, groups)
             plane.start_api(listener)
         return plane

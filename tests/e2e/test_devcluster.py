@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -227,7 +226,7 @@ def test_a_name_in_use_is_refused_and_its_cluster_left_alone(machines):
 
 def devcluster(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "devcluster", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "devcluster", *arguments], capture_output=True, text=True, check=False, timeout=120
     )
 
 
@@ -252,6 +251,19 @@ def command_line(file):
         return ""
 
 
+def kill_start(name, moment):
+    """SIGKILL `up` of a one-node cluster as soon as `moment` holds for its directory; fails if it ends before."""
+    devcluster("down", "--name", name)
+    command = [sys.executable, "-m", "devcluster", "up", "--name", name, "--nodes", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: moment(paths.cluster_dir(name)) or process.poll() is not None, 90, "the moment")
+        assert process.poll() is None, process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 NOTHING = {key: [] for key in ("processes", "groups", "mounts", "network namespaces", "shared memory", "state")}
 
 
@@ -267,13 +279,7 @@ NOTHING = {key: [] for key in ("processes", "groups", "mounts", "network namespa
 def test_a_start_that_is_killed_midway_leaves_nothing_behind(moment):
     """Wherever SIGKILL hits `up`, `down` finds everything that was made, although nobody was told of it."""
     name = "devcluster-killed"
-    devcluster("down", "--name", name)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "devcluster", "up", "--name", name, "--nodes", "1"], stderr=subprocess.DEVNULL
-    )
-    wait_for(lambda: moment(paths.cluster_dir(name)), 30, "the moment")
-    process.kill()
-    process.wait()
+    kill_start(name, moment)
     tops = state.read(paths.cluster_dir(name)).groups.tops.values()
     assert devcluster("down", "--name", name).returncode == 0
     assert traces(name, tops) == NOTHING
@@ -282,23 +288,17 @@ def test_a_start_that_is_killed_midway_leaves_nothing_behind(moment):
 def test_up_replaces_what_a_killed_start_left():
     """The next `up` of the name works, as if nothing had happened, and nothing of the killed one lives on."""
     name = "devcluster-again"
-    command = ["up", "--name", name, "--nodes", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "devcluster", *command], stderr=subprocess.DEVNULL)
-    wait_for(lambda: (paths.cluster_dir(name) / "nodes/n1/kubelet.pid").exists(), 30, "a kubelet")
-    process.kill()
-    process.wait()
+    kill_start(name, lambda cluster: (cluster / "nodes/n1/kubelet.pid").exists())
     left = state.read(paths.cluster_dir(name)).init
     assert left.alive()
     try:
-        assert devcluster(*command).returncode == 0
+        assert devcluster("up", "--name", name, "--nodes", "1").returncode == 0
         assert not left.alive()
         cluster = Cluster.attach(name)
         assert cluster.api.ready_nodes() == {"n1"}
         tops = state.read(cluster.directory).groups.tops.values()
     finally:
-        began = time.monotonic()
         assert devcluster("down", "--name", name).returncode == 0
-    assert time.monotonic() - began < 5
     assert traces(name, tops) == NOTHING
 
 
