@@ -1,9 +1,11 @@
 """The images as pods get them: they work unprivileged on a read-only root; new source is on every node in seconds."""
 
+import contextlib
 import json
 import secrets
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from devcluster.cluster import Cluster
 from devcluster.images.builder import REPOSITORY, SOURCES
 from tests.support.kube import Kubectl
 
-REBUILD_SECONDS = 90  # 10 s on two idle cores; a loaded machine takes longer, a copy of the dependencies much longer
+COPIED_BYTES = 64 << 20  # metadata and what pods write; one copy of the dependencies would be a hundred times that
 
 
 @pytest.fixture
@@ -106,6 +108,16 @@ def test_images_run_restricted(cluster: Cluster, kubectl: Kubectl):
     }
 
 
+def disk_usage(directory: Path) -> int:
+    """Bytes below `directory` as this machine sees them: without what is mounted there only on the node."""
+    sizes = 0
+    for path in directory.rglob("*"):
+        # Containers come and go meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            sizes += path.lstat().st_blocks * 512
+    return sizes
+
+
 @pytest.fixture
 def changed_tree(tmp_path):
     """The sources with a module that is in no image yet, and its text."""
@@ -136,7 +148,6 @@ def test_source_change_reaches_all_nodes_in_seconds(cluster: Cluster, kubectl: K
     after_build = time.monotonic()
     cluster.load_images()
     print(f"build {after_build - begun:.1f} s, load {time.monotonic() - after_build:.1f} s")
-    assert time.monotonic() - begun < REBUILD_SECONDS
     current = {image.name: image for image in images.images()}
     code = "from llmtrain_operator.contract import marker; print(marker.MARKER)"
     for target in images.TARGETS:
@@ -144,3 +155,5 @@ def test_source_change_reaches_all_nodes_in_seconds(cluster: Cluster, kubectl: K
         assert built[name].diff_ids[:-1] == current[images.image_name(target)].diff_ids[:-1]
         pods = [pod(f"{target}-{node}", name, code, node) for node in cluster.settings.node_names]
         assert outputs(kubectl, *pods) == [f"{text}\n"] * len(pods)
+    for node in cluster.nodes:
+        assert disk_usage(node.machine.dir / "containerd") < COPIED_BYTES
