@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import WebSocketException
 
 from llmtrain_operator.contract import wire
-from llmtrain_operator.coordinator.bundle import pack
+from llmtrain_operator.coordinator.bundle import pack, same
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ class CoordinatorLink:
 
         Empty directives forget the job.
         """
-        if self._said.get(publish.job) == publish:
+        said = self._said.get(publish.job)
+        if said and same(said, publish):
             return
         self._said[publish.job] = publish
         self._unsent.add(publish.job)

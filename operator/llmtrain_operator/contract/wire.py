@@ -58,7 +58,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a worker says about training. Times are in seconds, `loss` in nats, a mean over the global batch's tokens."""
+    """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats."""
 
     rank: int
     round: int

@@ -90,17 +90,17 @@ class Connection:
         for url in itertools.cycle(self._urls):
             if self._closing.is_set():
                 return
+            started = time.monotonic()
             try:
                 async with await self._dial(url) as connection:
                     self._arrived(url)
-                    arrived = time.monotonic()
                     await self._converse(connection)
-                    if time.monotonic() - arrived > LAST_BACKOFF:
-                        backoff = FIRST_BACKOFF  # it was a good one, not one that throws us out
             except (OSError, WebSocketException, ssl.SSLError) as error:
                 self._complain(f"{url}: {_words(error)}")
             finally:
                 self._alone_since = self._alone_since or time.monotonic()
+            if time.monotonic() - started > LAST_BACKOFF:
+                backoff = FIRST_BACKOFF  # it was not one that throws us out again and again
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), backoff)
             backoff = min(LAST_BACKOFF, backoff * 2)
