@@ -249,7 +249,8 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
 
 def _claims(spec: JobSpec) -> list[str]:
     """Names of the claims that the job's URIs refer to, each once."""
-    places = [spec.output, spec.data.source if spec.data else None, spec.model.pretrained if spec.model else None]
+    data = [spec.data.source, spec.data.tokenizer] if spec.data else []
+    places = [spec.output, *data, spec.model.pretrained if spec.model else None]
     found = (uris.claim_of(place) for place in places if place)
     return sorted({claim for claim in found if claim})
 

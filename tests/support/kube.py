@@ -44,7 +44,7 @@ class Kubectl:
         listed: list[dict[str, Any]] = json.loads(self("get", kind, "-l", selector, "-o", "json"))["items"]
         return listed
 
-    def wait(self, what: str, condition: str, seconds: int = 120) -> None:
+    def wait(self, what: str, condition: str, seconds: int = 240) -> None:
         """`kubectl wait --for=CONDITION`; the object's status is in the error if it does not come true."""
         try:
             self("wait", what, f"--for={condition}", f"--timeout={seconds}s", timeout=seconds + 10)

@@ -121,7 +121,8 @@ def test_an_image_of_the_users_gets_the_agent() -> None:
 
 def test_claims_of_uris_are_mounted_once() -> None:
     """pvc:// URIs are volumes; two paths in one claim are one volume."""
-    pod = member(spec(output="pvc://team.models/out", data={"source": "pvc://team.models/text"}))
+    text = {"source": "pvc://team.models/text", "tokenizer": "pvc://tokenizers/bpe"}
+    pod = member(spec(output="pvc://team.models/out", data=text))
     claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
-    assert claims == ["team.models"]
+    assert claims == ["team.models", "tokenizers"]
     assert "/llmtrain/volumes/team.models" in {mount["mountPath"] for mount in trainer(pod)["volumeMounts"]}

@@ -12,6 +12,8 @@ from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import DeleteJob, DeletePod
 
+MOST_SHOWN = 120
+"""Characters of a wrong value that are repeated to the user."""
 STOP_PATIENCE = 120.0
 """Seconds after the end within which members stop by themselves; then their pods are deleted."""
 
@@ -44,7 +46,7 @@ def finish(run: Draft, state: Literal["Complete", "Failed"], reason: str, messag
 
 
 def invalid(run: Draft, problems: tuple[Problem, ...]) -> None:
-    message = "; ".join(f"{p.path}: {p.message} (is {p.value!r}). {p.remedy}" for p in problems)
+    message = "; ".join(f"{p.path}: {p.message} (is {_shown(p.value)}). {p.remedy}" for p in problems)
     known = find(run.status.conditions, "Valid")
     run.condition("Valid", False, "InvalidSpec", message)
     if known is None or known.message != message:
@@ -54,6 +56,11 @@ def invalid(run: Draft, problems: tuple[Problem, ...]) -> None:
         return
     # Edited while it trains: what runs goes on as it was created.
     direct(run)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def suspending(run: Draft) -> bool:
