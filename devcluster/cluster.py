@@ -132,6 +132,7 @@ class Cluster:
         nothing is left running, and the logs stay.
         """
         preflight.check_machine(self.settings.node_cpu)
+        preflight.raise_inotify_limit(self.say)
         built = binaries.ensure(self.say)
         self._held = _take_lock(self.settings.name)
         try:
@@ -225,8 +226,15 @@ class Cluster:
             self._state.write(self.directory)
 
     def wait_nodes(self, names: tuple[str, ...] | list[str], seconds: float = READY_SECONDS) -> None:
-        """Wait until these nodes are Ready, untainted and offer their accelerators."""
-        self.wait(lambda: self.api.ready_nodes() >= set(names), seconds, f"{', '.join(names)} to be Ready")
+        """Wait until these nodes are Ready, untainted and offer their accelerators; a dead kubelet is an error."""
+        machines = [self.node(name).machine for name in names]
+
+        def ready() -> bool:
+            for machine in machines:
+                machine.check_alive("kubelet")
+            return self.api.ready_nodes() >= set(names)
+
+        self.wait(ready, seconds, f"{', '.join(names)} to be Ready")
         if self.settings.accelerators:
             for name in names:
                 self._advertise(name)

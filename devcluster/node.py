@@ -117,6 +117,13 @@ class Node:
             pid_file=self.dir / f"{service}.pid",
         )
 
+    def check_alive(self, service: str) -> None:
+        """DevclusterError with the end of its log if a service of this node, that is on, has ended."""
+        pid = (self.dir / f"{service}.pid").read_text().strip()
+        if not (self._space.root / "proc" / str(self._pid()) / "root" / "proc" / pid).exists():
+            log = self._log(service)
+            raise DevclusterError(f"{service} on {self.name} ended; the end of {log}:\n{log.read_text()[-2000:]}")
+
     def power_off(self) -> None:
         """Cut the power: every process dies now, the disk stays. Does nothing to a node that is off."""
         pid = self._pid()

@@ -24,6 +24,8 @@ PROGRAMS = {
 }
 # Only `images` needs these; a cluster starts without.
 _IMAGE_PROGRAMS = {"mmdebstrap", "buildah"}
+_INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_INSTANCES = 8192
 _HIDDEN_ON_NODES = ("/run", "/proc", "/sys", "/var/lib", "/var/log")
 _SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
@@ -59,6 +61,20 @@ def check_machine(node_cpu: int = 0) -> None:
         problems.append(f"the cache {cache} would be hidden on the nodes: set LLMTRAIN_CACHE to another place")
     if problems:
         raise DevclusterError("this machine is not ready:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def raise_inotify_limit(say: Callable[[str], None], limit: Path = _INOTIFY_LIMIT) -> None:
+    """Raise the host's limit of inotify instances per user if it is too low for several clusters; never lower it.
+
+    Debian's default of 128 is used up by about ten kubelets and their containerds; a kubelet then dies. It is the one
+    setting of the host that a cluster changes, until the next reboot; where that is forbidden, the user is told.
+    """
+    if int(limit.read_text()) >= _INOTIFY_INSTANCES:
+        return
+    try:
+        limit.write_text(str(_INOTIFY_INSTANCES))
+    except OSError:
+        say(f"{limit} is low and cannot be set: more than about ten nodes may not start")
 
 
 def install_packages(say: Callable[[str], None]) -> None:

@@ -22,3 +22,12 @@ def test_all_problems_are_reported_together(monkeypatch):
     complaint = str(caught.value)
     for words in ("sudo", "apt-get install some-package", "node_cpu 100000", "hidden on the nodes", "blank"):
         assert words in complaint
+
+
+@pytest.mark.parametrize(("before", "after"), [("128\n", "8192"), ("100000\n", "100000\n")], ids=["low", "high"])
+def test_the_inotify_limit_is_only_ever_raised(tmp_path, before, after):
+    """A machine that is set up for more keeps its value."""
+    limit = tmp_path / "max_user_instances"
+    limit.write_text(before)
+    preflight.raise_inotify_limit(print, limit)
+    assert limit.read_text() == after
