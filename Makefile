@@ -15,7 +15,7 @@ help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: .venv/.installed system  ## Python environment, Debian packages, cluster binaries (cached)
-	$(PY) -m devcluster binaries
+	$(PY) -m devcluster binaries > /dev/null
 
 $(UV):
 	python3 -m venv $(@D)/..
@@ -31,6 +31,7 @@ system: .venv/.installed
 	$(PY) -m devcluster setup
 
 lock: | $(UV)  ## Re-pin requirements/ from pyproject.toml
+	$(LOCK:pyproject.toml=requirements/build.in) -o requirements/build.txt
 	$(LOCK) --extra operator -o requirements/operator.txt
 	$(LOCK) --extra trainer -o requirements/trainer.txt
 	$(LOCK) --extra operator --extra trainer --extra devcluster --extra dev -o requirements/dev.txt

@@ -80,7 +80,7 @@ class Demo:
         self._sum_up()
 
     def _follow(self) -> None:
-        command = [sys.executable, "-m", "llmtrain_operator.cli", "status", JOB, "--watch", "-n", NAMESPACE]
+        command = [str(Path(sys.executable).with_name("llmtrain")), "status", JOB, "--watch", "-n", NAMESPACE]
         self.console.print(f"[bold]$ llmtrain status {JOB} --watch")
         done = subprocess.run([*command, "--kubeconfig", str(self.kubeconfig)], check=False)
         if done.returncode:
@@ -139,7 +139,9 @@ def elsewhere(console: Console, kubeconfig: Path, image: str) -> None:
     """The demo on the user's cluster, with images PREFIX-operator:TAG and PREFIX-trainer:TAG for `image` PREFIX:TAG."""
     prefix, _, tag = image.rpartition(":")
     if not prefix or "/" in tag:
-        raise DevclusterError(f"IMAGE={image}: give PREFIX:TAG; the images are PREFIX-operator:TAG and PREFIX-trainer:TAG")
+        raise DevclusterError(
+            f"IMAGE={image}: give PREFIX:TAG; the images are PREFIX-operator:TAG and PREFIX-trainer:TAG"
+        )
     values = {
         "image": {"repository": f"{prefix}-operator", "tag": tag},
         "trainerImage": {"repository": f"{prefix}-trainer", "tag": tag},
