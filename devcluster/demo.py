@@ -165,16 +165,14 @@ def main() -> int:
     """Entry point; 1 with one line of explanation if something failed."""
     parser = argparse.ArgumentParser("make demo", description=__doc__)
     parser.add_argument("--kubeconfig", type=Path, help="use this cluster instead of an embedded one")
-    parser.add_argument("--image", help="PREFIX:TAG of the images there")
+    parser.add_argument("--image", default="", help="PREFIX:TAG of the images there")
     options = parser.parse_args()
     console = Console(highlight=False)
     try:
         if options.kubeconfig is None:
             embedded(console)
-        elif options.image:
-            elsewhere(console, options.kubeconfig, options.image)
         else:
-            raise DevclusterError("IMAGE is missing: make demo KUBECONFIG=... IMAGE=PREFIX:TAG")
+            elsewhere(console, options.kubeconfig, options.image)
     except DevclusterError as error:
         console.print(f"[red]{error}")
         return 1

@@ -42,7 +42,9 @@ def trainer(pod):
     [
         pytest.param(spec(), id="shortest"),
         pytest.param(spec(image="mine:1", entrypoint={"script": "train.py"}), id="own-image"),
-        pytest.param(spec(output="pvc://models/a", nodes={"acceleratorResource": "nvidia.com/gpu"}), id="claim-and-gpu"),
+        pytest.param(
+            spec(output="pvc://models/a", nodes={"acceleratorResource": "nvidia.com/gpu"}), id="claim-and-gpu"
+        ),
     ],
 )
 def test_every_object_is_valid_kubernetes(job_spec) -> None:

@@ -80,7 +80,7 @@ MEMBERS = tuple(Member(i, 1, f"j-{i}-1", f"u{i}", "h", 1) for i in range(4))
 )
 def test_formation(ready, waited, hopeless, size) -> None:
     """A round starts with all members, or after a fair wait with at least the minimum."""
-    missing = {i: "not scheduled" for i in range(ready, 4)}
+    missing = dict.fromkeys(range(ready, 4), "not scheduled")
     formed = membership.form(MEMBERS[:ready], 4, 2, waited, missing, hopeless)
     assert (len(formed.members) if formed.members else None) == size
     assert formed.reason
