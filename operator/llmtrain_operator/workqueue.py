@@ -75,7 +75,7 @@ class WorkQueue:
         self,
         process: Process,
         *,
-        workers: int = 16,
+        workers: int = 32,
         window: float = WINDOW,
         clock: Callable[[], float] = time.monotonic,
         on_pass: PassObserver | None = None,

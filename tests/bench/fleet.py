@@ -21,6 +21,7 @@ from llmtrain_operator.cluster.projections import pod_view
 from llmtrain_operator.cluster.reflector import Reflector
 from llmtrain_operator.cluster.resources import NODES, PODS, Resource
 from llmtrain_operator.contract import names, wire
+from llmtrain_operator.coordinator.bundle import unpack
 from llmtrain_operator.ports import Conflict
 from llmtrain_operator.state import PodView
 
@@ -258,7 +259,7 @@ class Fleet:
 
     async def _listen(self, connection: ServerConnection) -> None:
         async for text in connection:
-            publish = wire.decode(wire.Publish, text)
+            publish = unpack(text)
             self._directives[publish.job] = publish.directives
             for uid in publish.directives:
                 if uid in self._agents:
