@@ -7,12 +7,12 @@ Pure. Every object is owned by the job, so deleting the job leaves nothing behin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
+from llmtrain_operator.merge import merge
 from llmtrain_operator.state import JobView
 
 UID: Final = 65532
@@ -23,17 +23,6 @@ KILL_MARGIN_SECONDS: Final = 5
 AGENT_DIRECTORY: Final = "/llmtrain/agent"
 _TOKEN_DIRECTORY: Final = "/var/run/secrets/llmtrain"
 _CACHE_DIRECTORY: Final = "/var/lib/llmtrain"
-_MERGE_KEYS: Final = {
-    "containers": "name",
-    "initContainers": "name",
-    "volumes": "name",
-    "env": "name",
-    "imagePullSecrets": "name",
-    "schedulingGates": "name",
-    "volumeMounts": "mountPath",
-    "ports": "containerPort",
-}
-_APPENDED: Final = frozenset({"tolerations", "topologySpreadConstraints", "hostAliases"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +110,6 @@ def member_pod(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
         "serviceAccountName": pod["spec"].get("serviceAccountName", job.name),
     }
     return pod
-
-
-def merge(base: Any, patch: Any, field: str = "") -> Any:
-    """`patch` over `base`: objects by field, the lists that Kubernetes keys by name by that name, others replaced."""
-    if isinstance(base, Mapping) and isinstance(patch, Mapping):
-        merged = {key: merge(base.get(key), value, key) if key in base else value for key, value in patch.items()}
-        return {**base, **merged}
-    if isinstance(base, list) and isinstance(patch, list):
-        if field in _APPENDED:
-            return base + patch
-        if field in _MERGE_KEYS:
-            return _merge_named(base, patch, _MERGE_KEYS[field])
-    return patch
-
-
-def _merge_named(base: Sequence[Any], patch: Sequence[Any], key: str) -> list[Any]:
-    patches = {item.get(key): item for item in patch}
-    kept = [merge(item, patches.pop(item[key])) if item.get(key) in patches else item for item in base]
-    return kept + list(patches.values())
 
 
 def _common_labels(job: JobView) -> dict[str, str]:

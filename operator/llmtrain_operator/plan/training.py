@@ -1,17 +1,16 @@
-"""A job that trains: a lost round is judged, a missing one is formed, pods and directives follow from it."""
+"""A job that trains: its round is kept, lost or formed; pods and directives follow from it."""
 
 from __future__ import annotations
 
 from llmtrain_operator import failure, membership, podset, progress
-from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RoundStatus
-from llmtrain_operator.conditions import seconds, timestamp
-from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure, Round
+from llmtrain_operator.api import FailureStatus
+from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
-from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
+from llmtrain_operator.plan.rounds import await_round, held_back, lose_round, watch_silence
+from llmtrain_operator.state import ApplyChildren, FillDesired
 
 
 def train(run: Draft) -> None:
@@ -37,152 +36,27 @@ def train(run: Draft) -> None:
         finish(run, "Complete", "TrainingComplete", f"all {len(current.members)} members finished after step {steps}")
         return
     if current and (lost := membership.losses(current, run.pods, run.observed.agents)):
-        if _lose_round(run, current, lost):
+        if lose_round(run, current, lost):
             return
         current = None
     elif current is None and _early_ends(run):
         return
     if current is None:
-        _await_round(run)
+        await_round(run)
     else:
-        _watch_silence(run, current)
+        watch_silence(run, current)
     _arrange(run)
     direct(run)
     describe(run)
 
 
-def _watch_silence(run: Draft, current: Round) -> None:
-    """Nothing happens when a silent member's time is up, so the pass that judges it has to be asked for."""
-    silent = [agent.silent_for for m in current.members if (agent := run.observed.agents.get(m.uid))]
-    for length in silent:
-        if length > 0:
-            run.wake_in(membership.SILENCE_LIMIT - length + 0.1)
-
-
-def _lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> bool:
-    """End `current`, judge what happened, and say whether that ended the job too."""
-    reported = [
-        agent.report.failure
-        for member in current.members
-        if (agent := run.observed.agents.get(member.uid)) and agent.report and agent.report.failure
-    ]
-    first = lost[0]
-    rank = current.members.index(first.member) * current.procs_per_member
-    step = run.status.progress.step if run.status.progress else 0
-    gone = Failure(names.REASON_POD_LOST, first.detail, current.number, rank, step)
-    silent = [loss for loss in lost if not loss.failed]
-    mine = [f for f in reported if f.round == current.number and not (silent and failure.is_secondary(f))]
-    cause = failure.root_cause(mine) or gone
-    history_restarts = run.status.restarts
-    history = failure.History(run.status.failures_counted, run.status.streak, _last(run.status))
-    verdict = failure.judge(
-        cause, history, run.spec.recovery.max_restarts, knows_steps=run.spec.entrypoint is None or step > 0
-    )
-    member = current.members[max(cause.rank, 0) // current.procs_per_member]
-    run.set(
-        state="Recovering",
-        round=None,
-        progress=None,
-        best_step=max(run.status.best_step, step),
-        restarts=run.status.restarts + 1,
-        failures_counted=run.status.failures_counted + verdict.counts,
-        streak=verdict.streak,
-        waiting_since=timestamp(run.now),
-        not_before=timestamp(run.now + verdict.pause) if verdict.pause else None,
-        last_failure=FailureStatus(
-            reason=cause.reason,
-            message=cause.message,
-            traceback=cause.traceback[-4000:],
-            member=member.index,
-            rank=cause.rank,
-            step=cause.step,
-            exit_code=cause.exit_code,
-            signal=cause.signal,
-            time=timestamp(run.now),
-        ),
-    )
-    said = f"member {member.index} (rank {cause.rank}) at step {cause.step}: {cause.reason}: {cause.message}"
-    if verdict.fatal:
-        run.set(restarts=history_restarts)
-        finish(run, "Failed", verdict.reason, verdict.message)
-        return True
-    run.condition("Running", False, "RoundLost", said)
-    run.condition("Recovering", True, "RoundLost", said)
-    run.tell("MemberLost" if cause.reason == names.REASON_POD_LOST else "WorkerFailed", said, warning=True)
-    return False
-
-
-def _last(status: JobStatus) -> Failure | None:
-    last = status.last_failure
-    return None if last is None else Failure(last.reason, last.message, 0, last.rank, last.step)
-
-
-def _await_round(run: Draft) -> None:
-    """Form the next round if enough members are ready, else say what is missing."""
-    if run.status.waiting_since is None:
-        run.set(waiting_since=timestamp(run.now))
-    assert run.status.waiting_since is not None
-    if run.status.not_before and (left := seconds(run.status.not_before) - run.now) > 0:
-        run.condition("Running", False, "BackingOff", f"restarting in {left:.0f} s after repeated failures")
-        run.wake_in(left)
-        return
-    wanted = run.wanted
-    live = podset.arrange(run.observed.pods, wanted, (), run.status.incarnations).live
-    ready = membership.candidates(tuple(live.values()), run.observed.agents, run.status.rounds)
-    absent = {i: live.get(i) for i in range(wanted) if all(member.index != i for member in ready)}
-    formation = membership.form(
-        ready,
-        wanted,
-        run.spec.nodes.min,
-        run.now - seconds(run.status.waiting_since),
-        {index: _missing(run, index, pod) for index, pod in absent.items()},
-        hopeless=bool(absent) and all(podset.hopeless(pod) for pod in absent.values()),
-    )
-    if formation.look_again is not None:
-        run.wake_in(formation.look_again)
-    if formation.members is None:
-        run.condition("Running", False, "WaitingForMembers", formation.reason)
-        return
-    number = run.status.rounds + 1
-    members = tuple(
-        MemberStatus(
-            index=m.index, incarnation=m.incarnation, pod=m.pod, uid=m.uid, host=m.host, store_port=m.store_port
-        )
-        for m in formation.members
-    )
-    run.set(
-        rounds=number,
-        round=RoundStatus(
-            number=number,
-            procs_per_member=run.spec.nodes.proc_per_node,
-            members=members,
-            started_at=timestamp(run.now),
-            reason=formation.reason,
-        ),
-        waiting_since=None,
-        not_before=None,
-        pod_failures=0,
-        create_after=None,
-    )
-    run.tell("RoundStarted", f"round {number} with {len(members)} members: {formation.reason}")
-
-
 def _arrange(run: Draft) -> None:
     current = run.round
     in_round = {member.uid for member in current.members} if current else set()
-    refused = set(range(run.wanted)) if _held_back(run) else run.observed.refused
+    refused = set(range(run.wanted)) if held_back(run) else run.observed.refused
     pods = podset.arrange(run.observed.pods, run.wanted, in_round, run.status.incarnations, refused)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *pods.create]
-
-
-def _held_back(run: Draft) -> bool:
-    """Whether pods are not created now, because those before them ended too soon."""
-    after = run.status.create_after
-    left = seconds(after) - run.now if after else 0.0
-    if left > 0:
-        run.wake_in(left)
-    return left > 0
 
 
 def _early_ends(run: Draft) -> bool:
@@ -210,10 +84,3 @@ def _early_ends(run: Draft) -> bool:
         return True
     run.tell("PodFailed", text, warning=True)
     return False
-
-
-def _missing(run: Draft, index: int, pod: PodView | None) -> str:
-    last = run.status.last_failure
-    if pod is None and last and _held_back(run):
-        return f"paused after its last pod ended: {last.reason}: {last.message or 'no message'}"
-    return run.observed.refused.get(index) or podset.waiting_on(pod)
