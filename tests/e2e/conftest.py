@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.support.kube import Kubectl, KubectlError
 
 CHART = Path(__file__).parents[2] / "charts" / "llmtrain"
 SYSTEM = "llmtrain-system"
+_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +41,8 @@ def users_image(cluster: Cluster) -> str:
 def kubectl(installed: Cluster, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """kubectl in a namespace of the test's own, which goes away with everything in it."""
     base = Kubectl(installed.kubectl, installed.kubeconfig)
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
+    words = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
+    name = f"t{next(_NUMBERS)}-{words}"
     base("create", "namespace", name)
     own = Kubectl(installed.kubectl, installed.kubeconfig, name)
     yield own

@@ -204,9 +204,13 @@ def test_the_ledger_adds_up_to_wall_time(running) -> None:
     status = step(status, observed(agent(0, "running", 1), agent(1, number=1, failure=failure)), now=NOW + 12).status
     status = step(status, observed(agent(0, number=1), agent(1, number=1)), now=NOW + 13).status
     status = step(status, observed(agent(0, "running", 2), agent(1, "running", 2)), now=NOW + 15).status
-    assert sum(status.ledger.values()) == pytest.approx(15)
-    assert status.ledger["productive"] == pytest.approx(11)
-    assert status.ledger["restart"] == pytest.approx(2)
+    for second, at in ((16, 4), (17, 9), (18, 12), (19, 14)):
+        progress = Progress(rank=0, round=2, step=at, max_steps=100)
+        members = observed(agent(0, "running", 2, progress=progress), agent(1, "running", 2))
+        status = step(status, members, now=NOW + second).status
+    assert sum(status.ledger.values()) == pytest.approx(19)
+    booked = {cause: pytest.approx(seconds) for cause, seconds in status.ledger.items() if seconds}
+    assert booked == {"starting": 1, "productive": 12, "waiting": 1, "restart": 3, "recompute": 2}
 
 
 def test_pods_that_end_before_they_join_are_not_replaced_in_a_hot_loop() -> None:
