@@ -1,7 +1,7 @@
 """`make bench-operator`: a real operator process under churn, on a real API server with simulated nodes and agents.
 
-Jobs come at once, train, lose workers and pods, complete, and are replaced by new ones. Measured are the operator's
-own histogram of passes and its memory. Nothing here fails on a slow machine; the table says what was met.
+Jobs arrive five in two seconds, train, lose workers and pods, complete, and are replaced by new ones. Measured are
+the operator's own histogram of passes and its memory. Nothing fails on a slow machine; the table says what was met.
 
 Must be run with `python -P`: next to this file, `import operator` would find it instead of the standard library's.
 """
@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from rich.table import Table
 
 from devcluster.cluster import Cluster
 from llmtrain_operator.cluster.client import Client, NotFound, connect
-from llmtrain_operator.cluster.resources import BY_KIND, JOBS, Resource
+from llmtrain_operator.cluster.reflector import Reflector
+from llmtrain_operator.cluster.resources import BY_KIND, JOBS, Resource, split_key
 from llmtrain_operator.contract import names
 from llmtrain_operator.ports import Unavailable
 from tests.bench.fleet import Fleet, TimedClient
@@ -41,8 +42,9 @@ CRDS = Resource("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customre
 RESULT = ROOT / "build" / "bench" / "operator.json"
 LOG = RESULT.with_suffix(".log")
 MEMBERS = 2
-ARRIVALS_PER_SECOND = 20
+ARRIVALS_PER_SECOND = 2.5
 POD_LOSS_EVERY = 2.0
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -56,54 +58,69 @@ class Row:
 
 
 class Churn:
-    """Keeps `wanted` jobs alive until told to stop, deleting each that is Complete."""
+    """Keeps `wanted` jobs alive until told to stop, deleting each that has ended."""
 
     def __init__(self, client: Client, fleet: Fleet, wanted: int, steps: int) -> None:
         self._client, self._fleet, self._wanted, self._steps = client, fleet, wanted, steps
         self._count = 0
+        self._states: Reflector[str] = Reflector(client, JOBS, _state, self._changed, namespace=NAMESPACE)
+        self._swept: set[str] = set()
         self.completed: list[str] = []
         self.failed: list[str] = []
 
     async def run(self, seconds: float) -> None:
-        await self._arrive(self._wanted)
+        watching = asyncio.create_task(self._states.run())
+        await self._states.synced.wait()
+        while self._count < self._wanted:
+            await self._tick()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            await asyncio.sleep(1)
+            await self._tick()
             await self._lose_a_pod()
-            await self._arrive(self._wanted - len(await self._sweep()))
+        watching.cancel()
 
     async def drain(self, seconds: float) -> list[str]:
         """Let the rest finish. Returns the jobs that did not."""
-        end = time.monotonic() + seconds
-        while (left := await self._sweep()) and time.monotonic() < end:  # noqa: ASYNC110 - the operator's pace
-            await asyncio.sleep(1)
-        return left
+        watching = asyncio.create_task(self._states.run())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._alive():
+                    await self._sweep()
+                    await asyncio.sleep(0.2)
+        watching.cancel()
+        return self._alive()
 
-    async def _arrive(self, count: int) -> None:
-        for _ in range(count):
+    def _changed(self, key: str, old: str | None, new: str | None) -> None:
+        if new in ("Complete", "Failed") and old != new:
+            (self.completed if new == "Complete" else self.failed).append(key)
+
+    def _alive(self) -> list[str]:
+        return [key for key in self._states if self._states.get(key) not in ("Complete", "Failed")]
+
+    async def _tick(self) -> None:
+        await asyncio.sleep(1 / ARRIVALS_PER_SECOND)
+        await self._sweep()
+        if len(self._alive()) < self._wanted:
             name = f"job-{self._count:05d}"
             self._count += 1
             self._fleet.measured.created[f"{NAMESPACE}/{name}"] = time.monotonic()
             await self._client.request("create", JOBS, NAMESPACE, body=_job(name, self._steps))
-            await asyncio.sleep(1 / ARRIVALS_PER_SECOND)
 
-    async def _sweep(self) -> list[str]:
-        """Delete jobs that ended; the names of those that have not."""
-        left = []
-        for job in (await self._client.request("list", JOBS, NAMESPACE))["items"]:
-            name, state = job["metadata"]["name"], (job.get("status") or {}).get("state")
-            if state not in ("Complete", "Failed"):
-                left.append(name)
-                continue
-            (self.completed if state == "Complete" else self.failed).append(name)
+    async def _sweep(self) -> None:
+        """Delete the jobs that ended."""
+        for key in set(self.completed + self.failed) - self._swept:
+            self._swept.add(key)
             with contextlib.suppress(NotFound):
-                await self._client.request("delete", JOBS, NAMESPACE, name)
-        return left
+                await self._client.request("delete", JOBS, *split_key(key))
 
     async def _lose_a_pod(self) -> None:
         pods = [pod for pod in self._fleet.pods() if pod.ready and not pod.deleting]
-        if pods and random.random() < 1 / POD_LOSS_EVERY:
+        if pods and random.random() < 1 / ARRIVALS_PER_SECOND / POD_LOSS_EVERY:
             await self._fleet.lose(random.choice(pods))
+
+
+def _state(raw: Mapping[str, Any]) -> str:
+    return str((raw.get("status") or {}).get("state", ""))
 
 
 def _job(name: str, steps: int) -> dict[str, Any]:
@@ -265,6 +282,7 @@ def _rows(
             not left and not churn.failed,
             f"{len(churn.completed)} complete, {len(churn.failed)} failed, {len(left)} unfinished",
         ),
+        Row("churn", ended / took, "jobs/s", "", None, f"{MEMBERS} members each, over ramp-up, churn and end"),
         Row("passes that raised", errors, "", "0", errors == 0, f"see {LOG.relative_to(ROOT)}" if errors else ""),
         Row("wait for a worker p99", wait * 1e3, "ms", "", None, "from due to begun"),
         Row(
@@ -307,7 +325,7 @@ def show(rows: list[Row]) -> None:
 @click.command()
 @click.option("--jobs", default=200, help="Jobs alive at a time.")
 @click.option("--seconds", default=60.0, help="Churn after all have arrived.")
-@click.option("--steps", default=45, help="Seconds that a job trains.")
+@click.option("--steps", default=80, help="Seconds that a job trains.")
 @click.option("--seed", default=1)
 def main(jobs: int, seconds: float, steps: int, seed: int) -> None:
     """Measure the operator under churn."""
