@@ -40,7 +40,7 @@ def settings() -> kopf.OperatorSettings:
 
 
 async def run(wake: Callable[[str], None], namespaces: Sequence[str], stop: asyncio.Event) -> None:
-    """Watch jobs in `namespaces` (all if empty) until `stop` is set. Returning earlier means that kopf gave up."""
+    """Watch jobs in `namespaces` (all if empty) until `stop` is set. Raises what made kopf give up."""
     await kopf.operator(
         registry=registry(wake),
         settings=settings(),
@@ -49,3 +49,4 @@ async def run(wake: Callable[[str], None], namespaces: Sequence[str], stop: asyn
         standalone=True,
         stop_flag=stop,
     )
+    stop.set()  # kopf has put its own handlers for SIGTERM and SIGINT in place of ours, and returns when one comes

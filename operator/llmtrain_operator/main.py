@@ -6,7 +6,6 @@ Whatever part ends by itself ends the process: the kubelet starts it anew, and a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 from collections.abc import Coroutine
@@ -79,7 +78,7 @@ async def run(options: Options) -> None:
 
         async with http.serve(options.http_port, metrics, lambda: "" if ready.is_set() else "caches are filling"):
             await _first_end(
-                stop.wait(),
+                stop,
                 cluster.run(),
                 link.run(),
                 work(),
@@ -89,18 +88,18 @@ async def run(options: Options) -> None:
         log.info("stopping")
 
 
-async def _first_end(until: Coroutine[Any, Any, Any], *parts: Coroutine[Any, Any, None]) -> None:
-    """Run everything until `until` returns; raise if a part ends before that."""
-    stopping = asyncio.create_task(until)
-    tasks = [asyncio.create_task(part, name=str(part)) for part in parts]
+async def _first_end(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
+    """Run everything until `stop` is set; raise if a part ends before that."""
+    stopping = asyncio.create_task(stop.wait())
+    tasks = [asyncio.create_task(part, name=part.__qualname__) for part in parts]
     done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    asked = stop.is_set()
     for task in (stopping, *tasks):
         task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.gather(stopping, *tasks, return_exceptions=True)
-    for task in done:
-        if task is not stopping and not stopping.done():
-            raise PartEnded(f"{task.get_name()} ended") from task.exception()
+    await asyncio.gather(stopping, *tasks, return_exceptions=True)
+    if not asked:
+        ended = next(task for task in tasks if task in done)
+        raise PartEnded(f"{ended.get_name()} ended") from ended.exception()
 
 
 @click.command()
