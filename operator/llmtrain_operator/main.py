@@ -91,7 +91,7 @@ async def run(options: Options) -> None:
 async def _first_end(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
     """Run everything until `stop` is set; raise if a part ends before that."""
     stopping = asyncio.create_task(stop.wait())
-    tasks = [asyncio.create_task(part, name=part.__qualname__) for part in parts]
+    tasks = [asyncio.create_task(part, name=str(part)) for part in parts]
     done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     asked = stop.is_set()
     for task in (stopping, *tasks):
