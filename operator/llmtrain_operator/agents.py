@@ -1,7 +1,8 @@
 """What the coordinator has told about agents, turned into the views that decisions are made of.
 
 Keeps one record per pod UID and the moment it last changed. Silence is measured here, and only while the coordinator
-is there to hear: an agent that was never heard of since the link came up counts as silent from then on.
+is there to hear, which is known when it speaks of a first agent: before that the link may be up while no agent can
+prove who it is, for want of an API server. An agent that was not heard of since then counts as silent from then on.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from llmtrain_operator.contract.wire import AgentUpdate
 from llmtrain_operator.state import AgentView, PodView
 
 ARRIVAL_GRACE = 20.0
-"""Seconds after the link came up in which agents may still find their way to a coordinator that was restarted."""
+"""Seconds after the first agent came in which others may still find their way to a coordinator that was restarted."""
 
 
 @dataclass(slots=True)
 class _Known:
     update: AgentUpdate
     since: float
+    links: int  # how many links to a coordinator there had been when it told this
 
 
 class AgentBook:
@@ -28,17 +30,29 @@ class AgentBook:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._link_since: float | None = None
+        self._links = 0
+        self._hearing_since: float | None = None
 
     def link_changed(self, connected: bool) -> None:
-        """The link to the coordinator came or went; what it told before is told again after it comes back."""
-        self._link_since = self._clock() if connected else None
+        """The link to the coordinator came or went. What it knows is told again after it comes back; a new one knows
+        nothing, and of agents that ended meanwhile it will never speak."""
+        self._links += connected
+        self._hearing_since = None
 
     def update(self, update: AgentUpdate) -> None:
         """Take in what the coordinator said."""
+        if self._hearing_since is None:
+            self._hearing_since = self._clock()
         known = self._known.get(update.uid)
         since = known.since if known and known.update.connected == update.connected else self._clock()
-        self._known[update.uid] = _Known(update, since)
+        self._known[update.uid] = _Known(update, since, self._links)
+
+    def excuse(self, uids: Iterable[str]) -> None:
+        """Let these agents' silence begin anew: nothing could be done about it so far, for want of an API server,
+        without which no agent can prove who it is either."""
+        for uid in uids:
+            if known := self._known.get(uid):
+                known.since = self._clock()
 
     def forget_all_but(self, uids: Iterable[str], namespace: str, job: str) -> None:
         """Drop agents of this job whose pods are gone."""
@@ -50,7 +64,7 @@ class AgentBook:
             and known.update.namespace == namespace
             and known.update.report
             and known.update.report.job == job
-            and not known.update.connected
+            and not (known.update.connected and known.links == self._links)
         ]
         for uid in gone:
             del self._known[uid]
@@ -66,13 +80,17 @@ class AgentBook:
 
     def _view(self, pod: PodView) -> AgentView | None:
         known = self._known.get(pod.uid)
-        heard_for = 0.0 if self._link_since is None else max(0.0, self._clock() - self._link_since)
-        if known is None:
-            if heard_for <= ARRIVAL_GRACE:
-                return None
-            return AgentView(pod.uid, False, heard_for - ARRIVAL_GRACE, "never connected to this coordinator")
-        update = known.update
-        if update.namespace != pod.namespace:
+        heard_for = 0.0 if self._hearing_since is None else max(0.0, self._clock() - self._hearing_since)
+        if known and known.update.namespace != pod.namespace:
             return None
-        silent = 0.0 if update.connected else min(self._clock() - known.since, heard_for)
-        return AgentView(pod.uid, update.connected, silent, update.detail, update.report)
+        if known and (known.links == self._links or self._hearing_since is None):
+            update = known.update
+            silent = 0.0 if update.connected else min(self._clock() - known.since, heard_for)
+            return AgentView(pod.uid, update.connected, silent, update.detail, update.report)
+        if heard_for <= ARRIVAL_GRACE:
+            return None
+        silent = heard_for - ARRIVAL_GRACE
+        if known is None:
+            return AgentView(pod.uid, False, silent, "never connected to this coordinator")
+        silent = min(silent, self._clock() - known.since)
+        return AgentView(pod.uid, False, silent, "has not come back to the coordinator", known.update.report)

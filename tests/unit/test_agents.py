@@ -1,0 +1,91 @@
+"""What agents' silence means: measured only while someone is there to hear."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtrain_operator.agents import ARRIVAL_GRACE, AgentBook
+from llmtrain_operator.contract.wire import AgentUpdate, Report
+from llmtrain_operator.state import PodView
+
+
+def pod(uid: str) -> PodView:
+    return PodView(
+        f"j-0-{uid}", "d", uid, "j", 0, 1, "Running", True, "n1", False, "10.0.0.1", "", "", None, "", True, ""
+    )
+
+
+def says(uid: str, *, connected: bool = True) -> AgentUpdate:
+    return AgentUpdate("d", uid, connected, "", Report("d/j", f"j-0-{uid}", uid, 0, 1, "10.0.0.1", "running", 1))
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def book(clock) -> AgentBook:
+    """One that has known the agents a and b over its first link."""
+    book = AgentBook(clock)
+    book.link_changed(True)
+    book.update(says("a"))
+    book.update(says("b"))
+    return book
+
+
+def silence(book: AgentBook, uid: str) -> float | None:
+    view = book.views([pod(uid)]).get(uid)
+    return view and view.silent_for
+
+
+def test_an_agent_that_ended_while_the_coordinator_was_away_counts_as_silent(book, clock) -> None:
+    """The next coordinator knows nothing of it and will never speak of it."""
+    book.link_changed(False)
+    clock.now += 60
+    assert (silence(book, "a"), silence(book, "b")) == (0, 0), "nobody was there to hear"
+    book.link_changed(True)
+    book.update(says("a"))
+    clock.now += ARRIVAL_GRACE
+    assert (silence(book, "a"), silence(book, "b")) == (0, None), "it may still find its way"
+    clock.now += 11
+    assert (silence(book, "a"), silence(book, "b")) == (0, 11)
+    assert not book.views([pod("b")])["b"].connected
+
+
+def test_silence_begins_when_the_first_agent_could_reach_the_coordinator(clock) -> None:
+    """With no API server no token can be reviewed: a coordinator that no agent has reached yet says nothing."""
+    book = AgentBook(clock)
+    book.link_changed(True)
+    clock.now += 3600
+    assert silence(book, "a") is None
+    book.update(says("b"))
+    assert silence(book, "a") is None
+    clock.now += ARRIVAL_GRACE + 5
+    assert silence(book, "a") == 5
+
+
+def test_silence_during_which_nothing_could_be_done_is_excused(book, clock) -> None:
+    """An agent that was refused while the API server was away gets its time to come back."""
+    book.update(says("a", connected=False))
+    clock.now += 60
+    assert silence(book, "a") == 60
+    book.excuse(["a"])
+    clock.now += 3
+    assert silence(book, "a") == 3
+
+
+def test_agents_of_deleted_jobs_are_forgotten(book) -> None:
+    """Also those that the coordinator had no chance to see off."""
+    book.update(says("a", connected=False))
+    book.link_changed(False)
+    book.link_changed(True)
+    book.forget_all_but((), "d", "d/j")
+    assert not book._known
