@@ -2,7 +2,7 @@
 
 One pass per job at a time. The status is written first, under the observed resourceVersion: if that fails nothing of
 the plan is carried out, so what the operator did is always what the status says. Mere progress is written at most
-once a second per job.
+once a second per job, the mere passing of time once a minute.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Protocol
 
 from llmtrain_operator import manifests
@@ -22,7 +22,7 @@ from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import AgentUpdate, Publish
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.plan import plan
-from llmtrain_operator.ports import ClusterPort, Conflict, Rejected
+from llmtrain_operator.ports import ClusterPort, Conflict, Rejected, Unavailable
 from llmtrain_operator.state import (
     Action,
     ApplyChildren,
@@ -39,13 +39,16 @@ log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two status writes of one job that say nothing but how far it is."""
+LEDGER_INTERVAL = 60.0
+"""The same for two that say nothing but that time has passed: it can be booked later just as well."""
 CONFLICT_PAUSE = 0.05
 """Seconds after which a pass that was overtaken by someone's write is made again."""
 REFUSAL_PAUSE = 30.0
 """Seconds before a pod that the API server refused (quota, admission) is tried again."""
 CHILDREN_TRUST = 300.0
 """Seconds after which Service, budget and account are applied again in case someone changed them."""
-_PROGRESS_FIELDS = frozenset({"progress", "ledger", "ledger_time", "goodput"})
+_LEDGER_FIELDS = frozenset({"ledger", "ledger_time", "goodput"})
+_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress"}
 
 
 class Publisher(Protocol):
@@ -107,6 +110,9 @@ class Controller:
         except Conflict:
             # Someone wrote in between; the reflector brings it, and the next pass decides anew.
             return CONFLICT_PAUSE
+        except Unavailable:
+            self.agents.excuse(observed.agents)
+            raise
         for action in decided.actions:
             if not await self._act(raw, job, spec, action):
                 wait = CONFLICT_PAUSE
@@ -148,18 +154,19 @@ class Controller:
         new = decided.status
         if new == old:
             return None
-        if _urgent(old, new) or decided.actions or decided.events:
-            left = 0.0
-        else:
-            left = self._written.get(key, 0.0) + PROGRESS_INTERVAL - time.monotonic()
-        if left > 0:
-            return left
+        since = time.monotonic() - self._written.get(key, float("-inf"))
+        if not (_differ(old, new, _PROGRESS_FIELDS) or decided.actions or decided.events):
+            if not _differ(old, new, _LEDGER_FIELDS):
+                if since < LEDGER_INTERVAL:
+                    return None  # and no pass is asked for: each write of a status leads to one, it would never end
+            elif since < PROGRESS_INTERVAL:
+                return PROGRESS_INTERVAL - since
         await self._cluster.patch_status(raw, new.model_dump(mode="json", by_alias=True, exclude_none=True))
         self._written[key] = time.monotonic()
         return None
 
     async def _act(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> bool:
-        """Carry out one action; False if someone was faster and the next pass has to see why."""
+        """Carry out one action; False if it came to nothing in a way that the next pass has to see."""
         try:
             await self._perform(job, spec, action)
         except Conflict as error:
@@ -169,8 +176,11 @@ class Controller:
             # Quota, admission, a malformed template: the user has to hear of it; other actions still go ahead.
             if isinstance(action, CreatePod):
                 self._refused.setdefault(job.key, {})[action.index] = (time.monotonic(), str(error))
+                # What it lacks may be the account, when the garbage of an earlier job of that name was collected late.
+                self._applied.pop(job.key, None)
             self._cluster.post_event(raw, f"{type(action).__name__}Rejected", str(error), warning=True)
             log.warning("%s: %s: %s", job.key, action, error)
+            return not isinstance(action, CreatePod)  # the next pass says so in the status
         return True
 
     async def _perform(self, job: JobView, spec: JobSpec | None, action: Action) -> None:
@@ -207,8 +217,8 @@ def _view(raw: Mapping[str, Any]) -> JobView:
     )
 
 
-def _urgent(old: JobStatus, new: JobStatus) -> bool:
-    return old.model_dump(exclude=set(_PROGRESS_FIELDS)) != new.model_dump(exclude=set(_PROGRESS_FIELDS))
+def _differ(old: JobStatus, new: JobStatus, ignored: Set[str]) -> bool:
+    return old.model_dump(exclude=set(ignored)) != new.model_dump(exclude=set(ignored))
 
 
 def _digest(objects: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ Pure. Only reports of the current round count, so that a member cut off earlier 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from llmtrain_operator import goodput
@@ -46,7 +47,7 @@ def _status(said: Progress, updated_at: str | None) -> ProgressStatus:
         perplexity=_short(said.perplexity),
         tokens_per_second=_short(said.tokens_per_second, 1),
         mfu=_short(said.mfu),
-        learning_rate=said.learning_rate,
+        learning_rate=_short(said.learning_rate, 12),
         gradient_norm=_short(said.gradient_norm),
         step_seconds=_short(said.step_seconds),
         phase=said.phase,
@@ -57,12 +58,12 @@ def _status(said: Progress, updated_at: str | None) -> ProgressStatus:
 
 def _short(value: float | None, digits: int = 4) -> float | None:
     """Enough digits for people; an infinite or undefined value has no JSON form and is left out."""
-    return None if value is None or value != value or abs(value) == float("inf") else round(value, digits)
+    return None if value is None or not isfinite(value) else round(value, digits)
 
 
 def eta(said: Progress) -> str | None:
     """The time left at the present pace, as `3m12s`; None before a step was timed."""
-    if not said.step_seconds or said.max_steps < said.step:
+    if not said.step_seconds or not isfinite(said.step_seconds) or said.max_steps < said.step:
         return None
     return duration((said.max_steps - said.step) * said.step_seconds)
 
@@ -80,11 +81,11 @@ def duration(length: float) -> str:
     return f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"
 
 
-def cause_of(status: JobStatus, now: float) -> goodput.Cause:
-    """What the time since the last booking went to, judged by what the status said then."""
+def cause_of(status: JobStatus, until: float) -> goodput.Cause:
+    """What the time from the last booking to `until` went to, judged by what the status said then."""
     if status.state == "Suspended":
         return "suspended"
-    if status.not_before and now < seconds(status.not_before):
+    if status.not_before and until <= seconds(status.not_before):
         return "backoff"
     if status.round is None:
         return "waiting" if is_true(status.conditions, "Recovering") or status.rounds else "starting"

@@ -8,7 +8,7 @@ import pytest
 
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem
-from llmtrain_operator.conditions import find
+from llmtrain_operator.conditions import find, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Progress, Report
 from llmtrain_operator.plan import plan
@@ -227,3 +227,19 @@ def test_pods_that_end_before_they_join_are_not_replaced_in_a_hot_loop() -> None
     assert (failed.reason, "no such file" in failed.message) == ("PodsFailing", True)
     first = step(JobStatus(), broken, nodes={"min": 1, "desired": 1}).actions
     assert [type(action) for action in first] == [DeletePod, CreatePod]
+
+
+def test_a_pause_is_booked_as_such_however_late_the_next_pass(running) -> None:
+    """Time is booked when something changes, so the end of a pause lies within the time that is booked."""
+    paused = running.model_copy(update={"round": None, "not_before": timestamp(NOW + 31)})
+    status = step(paused, observed(), now=NOW + 41).status
+    assert {cause: round(s) for cause, s in status.ledger.items() if s} == {"starting": 1, "backoff": 30, "waiting": 10}
+
+
+@pytest.mark.parametrize("pace", [float("inf"), float("nan")])
+def test_odd_figures_do_not_stop_a_job(running, pace) -> None:
+    """A script of the user's own may report anything; what has no meaning is left out."""
+    progress = Progress(rank=0, round=1, step=20, max_steps=100, loss=pace, step_seconds=pace, learning_rate=pace)
+    members = observed(agent(0, "running", 1, progress=progress), agent(1, "running", 1))
+    shown = step(running, members, now=NOW + 2).status.progress
+    assert (shown.step, shown.eta, shown.loss, shown.learning_rate) == (20, None, None, None)

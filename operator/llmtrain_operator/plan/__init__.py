@@ -10,7 +10,7 @@ from __future__ import annotations
 from llmtrain_operator import podset, progress
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem
-from llmtrain_operator.conditions import timestamp
+from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finished, invalid, suspend, suspending
@@ -49,8 +49,9 @@ def plan(
 def _book(run: Draft) -> None:
     if run.status.completion_time:
         return
-    cause = progress.cause_of(run.status, run.now)
-    run.set(**progress.booked(run.status, cause, run.now))
+    pause_ends = seconds(run.status.not_before) if run.status.not_before else run.now
+    for until in sorted({min(pause_ends, run.now), run.now}):
+        run.set(**progress.booked(run.status, progress.cause_of(run.status, until), until))
 
 
 def _identity(run: Draft) -> None:

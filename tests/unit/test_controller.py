@@ -1,0 +1,138 @@
+"""The control loop's edge: what is written when, and what a refusal leads to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from llmtrain_operator.contract.wire import AgentUpdate, Publish, Report
+from llmtrain_operator.controller import Controller
+from llmtrain_operator.manifests import Settings
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.ports import Rejected, Unavailable
+from llmtrain_operator.state import PodView
+
+KEY = "d/j"
+SPEC = {"nodes": {"min": 1, "max": 1, "desired": 1}, "entrypoint": {"script": "train.py"}}
+
+
+class OneJob:
+    """A cluster that holds one job and counts what is asked of it. `trouble` is raised by writes of that kind."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.raw: dict[str, Any] = {
+            "metadata": {"name": "j", "namespace": "d", "uid": "job-uid", "generation": 1, "resourceVersion": "1"},
+            "spec": SPEC | spec,
+        }
+        self.statuses: list[Mapping[str, Any]] = []
+        self.applied: list[str] = []
+        self.created: list[str] = []
+        self.there: tuple[PodView, ...] = ()
+        self.trouble: dict[str, Exception] = {}
+
+    def jobs(self) -> list[str]:
+        return [KEY]
+
+    def job(self, key: str) -> Mapping[str, Any] | None:
+        return copy.deepcopy(self.raw) if key == KEY else None
+
+    def pods(self, key: str) -> tuple[PodView, ...]:
+        return self.there if key == KEY else ()
+
+    def node(self, name: str) -> None:
+        raise AssertionError(f"nobody needs node {name}")
+
+    async def apply(self, obj: Mapping[str, Any]) -> None:
+        self.applied.append(obj["kind"])
+
+    async def create(self, obj: Mapping[str, Any]) -> None:
+        self._fail("create")
+        self.created.append(obj["metadata"]["name"])
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None, grace: Any = None) -> None:
+        raise AssertionError(f"nothing is to be deleted: {kind} {namespace}/{name} {uid} {grace}")
+
+    async def patch_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        assert job["metadata"]["resourceVersion"] == "1"
+        self._fail("status")
+        self.statuses.append(status)
+        self.raw["status"] = dict(status)
+
+    async def patch_desired(self, job: Mapping[str, Any], desired: int) -> None:
+        raise AssertionError(f"desired is filled already in {job}: {desired}")
+
+    def post_event(self, job: Mapping[str, Any], reason: str, message: str, *, warning: bool = False) -> None:
+        pass
+
+    def publish(self, publish: Publish) -> None:
+        pass
+
+    def _fail(self, kind: str) -> None:
+        if kind in self.trouble:
+            raise self.trouble[kind]
+
+
+def controller_of(cluster: OneJob) -> Controller:
+    return Controller(cluster, cluster, Settings("t", "o", "wss://c", "pem"), Metrics(), [].append)
+
+
+async def test_a_job_that_does_nothing_costs_nothing() -> None:
+    """Passing time alone is no reason to write: a thousand suspended jobs must not be a thousand writes a second."""
+    cluster = OneJob(suspend=True)
+    controller = controller_of(cluster)
+    pauses = [await controller.reconcile(KEY) for _ in range(3)]
+    assert (len(cluster.statuses), pauses[1:]) == (1, [None, None])
+    assert cluster.statuses[0]["state"] == "Suspended"
+
+
+async def test_a_refused_pod_shows_in_the_status_at_once() -> None:
+    """The API server's words stand in the condition after the next pass, and what pods depend on is applied anew."""
+    cluster = OneJob()
+    controller = controller_of(cluster)
+    cluster.trouble["create"] = Rejected('serviceaccount "j" not found')
+    pause = await controller.reconcile(KEY)
+    assert pause == pytest.approx(0.05)
+    await controller.reconcile(KEY)
+    running = next(c for c in cluster.raw["status"]["conditions"] if c["type"] == "Running")
+    assert 'serviceaccount "j" not found' in running["message"]
+    assert cluster.applied.count("ServiceAccount") == 2
+
+
+async def test_without_an_api_server_silence_is_not_held_against_agents() -> None:
+    """What could not be written is not written later on the strength of an old silence."""
+    cluster = OneJob()
+    controller = controller_of(cluster)
+    report = Report("d/j", "j-0-1", "u0", 0, 1, "10.0.0.1", "joining", 0, 4000)
+    controller.link_changed(True)
+    controller.agent_changed(AgentUpdate("d", "u0", False, "gone", report))
+    cluster.there = (
+        PodView(
+            "j-0-1",
+            "d",
+            "u0",
+            "j",
+            0,
+            1,
+            "Running",
+            True,
+            "n",
+            False,
+            "10.0.0.1",
+            "",
+            "",
+            None,
+            "",
+            True,
+            "",
+            "job-uid",
+        ),
+    )
+    controller.agents._known["u0"].since -= 60
+    controller.agents._hearing_since -= 60
+    cluster.trouble["status"] = Unavailable("no route to host")
+    with pytest.raises(Unavailable):
+        await controller.reconcile(KEY)
+    assert controller.agents.views(cluster.there)["u0"].silent_for < 1
