@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "gpt-tiny.yaml"
 CHART = ROOT / "charts" / "llmtrain"
 JOB, NAMESPACE, SYSTEM = "gpt-tiny", "llmtrain-demo", "llmtrain-system"
-SAMPLE_TOKENS = 200
+SAMPLE_TOKENS = 100
 
 
 @dataclass

@@ -151,8 +151,8 @@ def test_suspend_and_resume(kubectl: Kubectl) -> None:
 
 
 def test_suspended_from_the_start(kubectl: Kubectl) -> None:
-    """A queue such as Kueue creates jobs suspended and injects placement before it lets them go."""
-    kubectl.apply(job(suspend=True))
+    """A queue such as Kueue creates jobs suspended and injects placement before letting them go; later they expire."""
+    kubectl.apply(job(suspend=True, ttlSecondsAfterFinished=4))
     kubectl.wait("ltj/j", "condition=Suspended", 20)
     assert not members(kubectl)
     template = {"spec": {"nodeSelector": {"kubernetes.io/hostname": "n2"}}}
@@ -160,6 +160,8 @@ def test_suspended_from_the_start(kubectl: Kubectl) -> None:
     kubectl("patch", "ltj", "j", "--type=merge", "-p", json.dumps(change))
     kubectl.wait("ltj/j", "condition=Complete")
     assert {pod["spec"]["nodeName"] for pod in members(kubectl).values()} == {"n2"}
+    kubectl("wait", "ltj/j", "--for=delete", "--timeout=30s")
+    kubectl("wait", "pod", "--all", "--for=delete", "--timeout=30s")
 
 
 def test_a_users_own_torchrun_script_in_an_image_of_theirs(kubectl: Kubectl, users_image: str) -> None:
