@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from llmtrain_operator.contract.wire import AgentUpdate
+from llmtrain_operator.contract.wire import AgentUpdate, Failure
 from llmtrain_operator.state import AgentView, PodView
 
 ARRIVAL_GRACE = 20.0
@@ -22,6 +22,7 @@ class _Known:
     update: AgentUpdate
     since: float
     links: int  # how many links to a coordinator there had been when it told this
+    failed_since: float  # when it came with the failure that its report has
 
 
 class AgentBook:
@@ -45,7 +46,9 @@ class AgentBook:
             self._hearing_since = self._clock()
         known = self._known.get(update.uid)
         since = known.since if known and known.update.connected == update.connected else self._clock()
-        self._known[update.uid] = _Known(update, since, self._links)
+        same = known and _failure_in(known.update) == _failure_in(update)
+        failed_since = known.failed_since if known and same else self._clock()
+        self._known[update.uid] = _Known(update, since, self._links, failed_since)
 
     def excuse(self, uids: Iterable[str]) -> None:
         """Let these agents' silence begin anew: nothing could be done about it so far, for want of an API server,
@@ -86,7 +89,8 @@ class AgentBook:
         if known and (known.links == self._links or self._hearing_since is None):
             update = known.update
             silent = 0.0 if update.connected else min(self._clock() - known.since, heard_for)
-            return AgentView(pod.uid, update.connected, silent, update.detail, update.report)
+            failed_for = self._clock() - known.failed_since
+            return AgentView(pod.uid, update.connected, silent, update.detail, update.report, failed_for)
         if heard_for <= ARRIVAL_GRACE:
             return None
         silent = heard_for - ARRIVAL_GRACE
@@ -94,3 +98,7 @@ class AgentBook:
             return AgentView(pod.uid, False, silent, "never connected to this coordinator")
         silent = min(silent, self._clock() - known.since)
         return AgentView(pod.uid, False, silent, "has not come back to the coordinator", known.update.report)
+
+
+def _failure_in(update: AgentUpdate) -> Failure | None:
+    return update.report.failure if update.report else None

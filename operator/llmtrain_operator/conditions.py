@@ -14,6 +14,10 @@ from llmtrain_operator.api import Condition
 ConditionType = Literal["Valid", "Running", "Recovering", "Resizing", "Suspended", "Complete", "Failed", "Protected"]
 
 
+MESSAGE_LIMIT = 4096
+"""Characters of a message; the API server refuses a whole status for one that is longer than 32768."""
+
+
 def timestamp(now: float) -> str:
     """`now` (seconds since 1970) as the API server writes times, to the millisecond."""
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -35,6 +39,11 @@ def is_true(conditions: Sequence[Condition], kind: ConditionType) -> bool:
     return found is not None and found.status == "True"
 
 
+def short(message: str, limit: int = MESSAGE_LIMIT) -> str:
+    """`message`, its end cut off if it is too long for a status."""
+    return message if len(message) <= limit else f"{message[: limit - 3]}..."
+
+
 def put(
     conditions: Sequence[Condition],
     kind: ConditionType,
@@ -54,7 +63,7 @@ def put(
         type=kind,
         status=status,
         reason=reason,
-        message=message,
+        message=short(message),
         observed_generation=generation,
         last_transition_time=when,
     )

@@ -15,6 +15,8 @@ from llmtrain_operator.contract.wire import Failure
 
 BACKOFF_FIRST = 1.0
 BACKOFF_LIMIT = 60.0
+SETTLING = 2.0
+"""Seconds in which the cause of a failure that looks like a consequence may still be reported."""
 _COLLECTIVE = re.compile(
     r"connection (closed|reset|refused)|broken pipe|gloo|nccl|process ?group|socket timeout|tcpstore", re.IGNORECASE
 )

@@ -6,7 +6,7 @@ and shrinking wait for the next round, and a lost member's replacement is waited
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmtrain_operator.contract.wire import Member, Round
@@ -16,6 +16,8 @@ PATIENCE = 60.0
 """Seconds that a start with fewer than the wanted members is put off while the missing ones may still come."""
 HOPELESS_PATIENCE = 10.0
 """The same when none of the missing ones can be scheduled."""
+MOST_NAMED = 5
+"""Members, and reasons, that are named one by one where many are missing."""
 SILENCE_LIMIT = 10.0
 """Seconds without a connection after which a member is lost, counted only while the coordinator itself is there."""
 
@@ -27,6 +29,7 @@ class Loss:
     member: Member
     detail: str
     failed: bool  # True: its agent lives and reports failed workers; False: pod, node or agent are gone
+    own_end: bool = False  # it used more memory than it may: a fault of the job's own, not of the infrastructure
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,15 @@ class Formation:
     look_again: float | None = None
 
 
-def losses(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> tuple[Loss, ...]:
-    """Every member of `current` that has left it. Empty while the round is intact. `pods` and `agents` by pod UID."""
-    found = (_loss(member, current.number, pods.get(member.uid), agents.get(member.uid)) for member in current.members)
+def losses(
+    current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView], done: Collection[str] = ()
+) -> tuple[Loss, ...]:
+    """Every member of `current` that has left it. Empty while the round is intact. `pods` and `agents` by pod UID.
+
+    `done`: UIDs of members that have succeeded; what becomes of them afterwards does not matter.
+    """
+    members = (member for member in current.members if member.uid not in done)
+    found = (_loss(member, current.number, pods.get(member.uid), agents.get(member.uid)) for member in members)
     return tuple(loss for loss in found if loss)
 
 
@@ -49,6 +58,10 @@ def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | N
         return Loss(member, f"pod {member.pod} is gone", failed=False)
     if pod.deleting:
         return Loss(member, f"pod {member.pod} is being deleted", failed=False)
+    if pod.phase == "Failed" and pod.reason == "OOMKilled":
+        # No pod's name in it: the same end of the next incarnation is to be known as the same.
+        text = "the pod used more memory than its limit (OOMKilled); resources in spec.template set that"
+        return Loss(member, text, failed=False, own_end=True)
     if pod.phase == "Failed":
         return Loss(member, f"pod {member.pod} failed: {pod.reason or pod.message or 'no reason given'}", failed=False)
     if agent is None:
@@ -61,9 +74,11 @@ def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | N
     return None
 
 
-def succeeded(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> bool:
-    """Whether all members finished this very round without an error."""
-    return all(_succeeded(m, current.number, pods.get(m.uid), agents.get(m.uid)) for m in current.members)
+def succeeded(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:
+    """UIDs of the members that finished this very round without an error, as far as can be seen now."""
+    return frozenset(
+        m.uid for m in current.members if _succeeded(m, current.number, pods.get(m.uid), agents.get(m.uid))
+    )
 
 
 def _succeeded(member: Member, number: int, pod: PodView | None, agent: AgentView | None) -> bool:
@@ -99,7 +114,7 @@ def form(
     chosen = tuple(member for member in ready if member.index < wanted)[:wanted]
     if len(chosen) == wanted:
         return Formation(chosen, f"all {wanted} members are ready")
-    absent = "; ".join(f"member {index}: {what}" for index, what in sorted(missing.items()))
+    absent = _together(missing)
     if len(chosen) < minimum:
         return Formation(None, f"{len(chosen)} of at least {minimum} members are ready ({absent})")
     patience = HOPELESS_PATIENCE if hopeless else PATIENCE
@@ -107,3 +122,19 @@ def form(
         left = patience - waiting_for
         return Formation(None, f"{len(chosen)} of {wanted} members are ready ({absent})", look_again=left)
     return Formation(chosen, f"{len(chosen)} of {wanted} members after {waiting_for:.0f} s ({absent})")
+
+
+def _together(missing: Mapping[int, str]) -> str:
+    """What the missing ones are doing, each thing once: hundreds may be missing for the same long-winded reason."""
+    by_reason: dict[str, list[int]] = {}
+    for index, what in sorted(missing.items()):
+        by_reason.setdefault(what, []).append(index)
+    texts = [f"{_members(indexes)}: {what}" for what, indexes in by_reason.items()]
+    more = [f"{len(texts) - MOST_NAMED} more reasons"] if len(texts) > MOST_NAMED else []
+    return "; ".join(texts[:MOST_NAMED] + more)
+
+
+def _members(indexes: Sequence[int]) -> str:
+    named = ", ".join(map(str, indexes[:MOST_NAMED]))
+    more = f" and {len(indexes) - MOST_NAMED} more" if len(indexes) > MOST_NAMED else ""
+    return f"member{'s' if len(indexes) > 1 else ''} {named}{more}"

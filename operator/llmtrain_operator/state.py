@@ -58,13 +58,15 @@ class NodeView:
 @dataclass(frozen=True, slots=True)
 class AgentView:
     """What is known of an agent. `silent_for` is in seconds: 0 while it is connected, and while the coordinator
-    itself is away, because then nothing can be said about the agent."""
+    itself is away, because then nothing can be said about the agent. `failed_for`: seconds since it told of the
+    failure in its report."""
 
     uid: str
     connected: bool
     silent_for: float
     detail: str
     report: Report | None = None
+    failed_for: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,3 +243,73 @@ def test_odd_figures_do_not_stop_a_job(running, pace) -> None:
     members = observed(agent(0, "running", 1, progress=progress), agent(1, "running", 1))
     shown = step(running, members, now=NOW + 2).status.progress
     assert (shown.step, shown.eta, shown.loss, shown.learning_rate) == (20, None, None, None)
+
+
+def failed(index: int, message: str, *, reason=names.REASON_USER_ERROR, rank: int | None = None, **fields) -> AgentView:
+    """An agent whose workers have just failed in round 1."""
+    told = Failure(reason, message, 1, rank=index if rank is None else rank, step=10)
+    return dataclasses.replace(agent(index, number=1, failure=told), **({"failed_for": 0.1} | fields))
+
+
+def test_a_cause_that_is_told_after_its_consequences_is_the_one_that_counts(running) -> None:
+    """A broken connection is not judged until those who have not spoken had a moment to."""
+    broken = failed(0, "[gloo] Connection closed by peer")
+    first = step(running, observed(broken, agent(1, "running", 1)), now=NOW + 2)
+    assert (first.status.round is not None, first.directives["u1"].action) == (True, "run")
+    assert first.look_again == pytest.approx(1.9)
+    cause = failed(1, "the loss is nan", reason=names.REASON_NON_FINITE_LOSS)
+    assert step(first.status, observed(broken, cause), now=NOW + 3).status.state == "Failed"
+    late = dataclasses.replace(broken, failed_for=2.1)
+    assert step(first.status, observed(late, agent(1, "running", 1)), now=NOW + 4).status.round is None
+
+
+def test_a_failure_is_told_of_the_member_that_reported_it(running) -> None:
+    """Whatever rank it claims: torchrun's own agent does not always know it."""
+    seen = observed(agent(0, "running", 1), failed(1, "ValueError", rank=99))
+    assert step(running, seen, now=NOW + 2).status.last_failure.member == 1
+
+
+def test_a_pod_that_needs_too_much_memory_uses_up_the_budget(running) -> None:
+    """Its replacement would do the same, for ever."""
+    killed = pod(1, phase="Failed", reason="OOMKilled", message="exit code 137", exit_code=137)
+    lost = step(running, observed(agent(0, "running", 1), pods=[pod(0), killed]), now=NOW + 2).status
+    assert (lost.failures_counted, lost.last_failure.member, "memory" in lost.last_failure.message) == (1, 1, True)
+
+
+def test_a_member_that_has_succeeded_may_go(running) -> None:
+    """Its pod is neither missed nor replaced while the others finish, and it counts as done without it."""
+    done = step(running, observed(agent(0, "running", 1), agent(1, "succeeded", 1)), now=NOW + 2).status
+    alone = step(done, observed(agent(0, "running", 1), pods=[pod(0)]), now=NOW + 3)
+    assert (alone.status.round.number, alone.actions) == (1, ())
+    assert step(alone.status, observed(agent(0, "succeeded", 1), pods=[pod(0)]), now=NOW + 4).status.state == "Complete"
+
+
+def test_what_runs_goes_on_under_a_spec_that_became_invalid(running) -> None:
+    """A newer operator may judge more strictly: the round is followed to its end, but no other is formed."""
+    problem = (Problem("spec.x", 1, "it is wrong", "Mend it"),)
+    fine = observed(agent(0, "running", 1), agent(1, "running", 1))
+    still = step(running, fine, now=NOW + 2, problems=problem)
+    assert (still.status.state, condition(still.status, "Valid")[0]) == ("Running", "False")
+    assert {d.action for d in still.directives.values()} == {"run"}
+    ended = observed(agent(0, "succeeded", 1), agent(1, "succeeded", 1))
+    assert step(still.status, ended, now=NOW + 3, problems=problem).status.state == "Complete"
+    lost = step(still.status, observed(agent(0, "running", 1), pods=[pod(0)]), now=NOW + 3, problems=problem)
+    assert (lost.status.state, lost.status.round, lost.actions) == ("Invalid", None, ())
+    left = step(lost.status, observed(agent(0, number=1), pods=[pod(0)]), now=NOW + 4, problems=problem)
+    assert (left.status.state, left.directives["u0"].action, left.events) == ("Invalid", "wait", ())
+    gone = step(running, fine, now=NOW + 3, problems=problem, suspend=True, entrypoint={"script": "x"})
+    assert gone.status.state == "Running", "it has trained, and nobody said that this may be lost"
+    allowed = dataclasses.replace(JOB, annotations={names.ANNOTATION_DISCARD_PROGRESS: "true"})
+    stopped = step(running, fine, now=NOW + 3, problems=problem, suspend=True, job=allowed)
+    assert {type(action) for action in stopped.actions} == {DeletePod}
+
+
+def test_hundreds_of_waiting_members_fit_into_a_status() -> None:
+    """The API server refuses a status whole if one message is too long."""
+    many = [pod(i, phase="Pending", scheduled=False, unschedulable_message=f"{i % 9}" * 900) for i in range(400)]
+    decided = step(JobStatus(), observed(pods=many), nodes={"min": 400, "desired": 400, "max": 400})
+    message = find(decided.status.conditions, "Running").message
+    assert len(message) <= 4096
+    assert message.startswith(
+        "0 of at least 400 members are ready (members 0, 9, 18, 27, 36 and 40 more: not scheduled"
+    )

@@ -48,6 +48,8 @@ class MemberStatus(StatusRecord):
     """Address that the other members reach it at."""
     store_port: int
     """Port of the rendezvous store that it hosts if its rank is 0."""
+    succeeded: bool = False
+    """Whether all its workers have ended well; what becomes of its pod afterwards does not matter."""
 
 
 class RoundStatus(StatusRecord):

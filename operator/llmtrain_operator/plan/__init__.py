@@ -13,8 +13,8 @@ from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.plan.draft import Draft
-from llmtrain_operator.plan.ends import finished, invalid, suspend, suspending
-from llmtrain_operator.plan.training import train
+from llmtrain_operator.plan.ends import finished, judge, suspend, suspending
+from llmtrain_operator.plan.training import go_on, train
 from llmtrain_operator.state import JobView, Observed, Plan
 
 __all__ = ["plan"]
@@ -37,13 +37,22 @@ def plan(
     _identity(run)
     if status.completion_time:
         finished(run)
-    elif problems:
-        invalid(run, problems)
+    else:
+        judge(run, problems)
+        _lead(run, invalid=bool(problems))
+    return run.done()
+
+
+def _lead(run: Draft, *, invalid: bool) -> None:
+    idle = run.status.round is None and not run.observed.pods
+    if invalid and idle:
+        run.set(state="Invalid")
     elif suspending(run):
         suspend(run)
+    elif invalid:
+        go_on(run)
     else:
         train(run)
-    return run.done()
 
 
 def _book(run: Draft) -> None:

@@ -6,9 +6,8 @@ from typing import Literal
 
 from llmtrain_operator import podset
 from llmtrain_operator.api.validation import Problem
-from llmtrain_operator.conditions import find, seconds, timestamp
+from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
-from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import DeleteJob, DeletePod
 
@@ -45,17 +44,16 @@ def finish(run: Draft, state: Literal["Complete", "Failed"], reason: str, messag
     finished(run)
 
 
-def invalid(run: Draft, problems: tuple[Problem, ...]) -> None:
-    message = "; ".join(f"{p.path}: {p.message} (is {_shown(p.value)}). {p.remedy}" for p in problems)
-    known = find(run.status.conditions, "Valid")
-    run.condition("Valid", False, "InvalidSpec", message)
-    if known is None or known.message != message:
-        run.tell("InvalidSpec", message, warning=True)
-    if run.status.round is None:
-        run.set(state="Invalid")
+def judge(run: Draft, problems: tuple[Problem, ...]) -> None:
+    """Say whether the spec is valid."""
+    if not problems:
+        run.condition("Valid", True, "SpecAccepted", "the spec is valid")
         return
-    # Edited while it trains: what runs goes on as it was created.
-    direct(run)
+    message = short("; ".join(f"{p.path}: {p.message} (is {_shown(p.value)}). {p.remedy}" for p in problems))
+    before = find(run.status.conditions, "Valid")
+    run.condition("Valid", False, "InvalidSpec", message)
+    if before is None or before.message != message:
+        run.tell("InvalidSpec", message, warning=True)
 
 
 def _shown(value: object) -> str:
@@ -81,7 +79,6 @@ def suspending(run: Draft) -> bool:
 
 
 def suspend(run: Draft) -> None:
-    run.condition("Valid", True, "SpecAccepted", "the spec is valid")
     if run.status.state != "Suspended":
         run.tell("Suspended", "stopping all members; spec.suspend is true")
     run.set(state="Suspended", round=None, progress=None, nodes="0", waiting_since=None, not_before=None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llmtrain_operator import failure, membership, podset
 from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RoundStatus
-from llmtrain_operator.conditions import seconds, timestamp
+from llmtrain_operator.conditions import seconds, short, timestamp
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure, Round
+from llmtrain_operator.contract.wire import Failure, Member, Round
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
 from llmtrain_operator.state import PodView
@@ -20,26 +22,38 @@ def watch_silence(run: Draft, current: Round) -> None:
             run.wake_in(membership.SILENCE_LIMIT - length + 0.1)
 
 
-def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> bool:
-    """End `current`, judge what happened, and say whether that ended the job too."""
-    reported = [
-        agent.report.failure
-        for member in current.members
-        if (agent := run.observed.agents.get(member.uid)) and agent.report and agent.report.failure
-    ]
-    first = lost[0]
+def settling(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> bool:
+    """Whether judging has to wait a moment: all known failures look like consequences, and their cause may still be
+    on its way, since a worker that fails first is not always reported first."""
+    if len(lost) == len(current.members) or not all(loss.failed for loss in lost):
+        return False
+    agents = [run.observed.agents[loss.member.uid] for loss in lost]
+    if not all(
+        agent.report and agent.report.failure and failure.is_secondary(agent.report.failure) for agent in agents
+    ):
+        return False
+    left = failure.SETTLING - max(agent.failed_for for agent in agents)
+    if left > 0:
+        run.wake_in(left)
+    return left > 0
+
+
+def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> None:
+    """End `current` and judge what happened, which may end the job too."""
+    first = min(lost, key=lambda loss: not loss.own_end)
     rank = current.members.index(first.member) * current.procs_per_member
     step = run.status.progress.step if run.status.progress else 0
-    gone = Failure(names.REASON_POD_LOST, first.detail, current.number, rank, step)
-    silent = [loss for loss in lost if not loss.failed]
-    mine = [f for f in reported if f.round == current.number and not (silent and failure.is_secondary(f))]
-    cause = failure.root_cause(mine) or gone
+    kind = names.REASON_KILLED if first.own_end else names.REASON_POD_LOST
+    gone = Failure(kind, first.detail, current.number, rank, step)
+    silent = any(not loss.failed for loss in lost)
+    reported = {f: member for f, member in _failures(run, current) if not (silent and failure.is_secondary(f))}
+    cause = failure.root_cause(reported) or gone
     history_restarts = run.status.restarts
     history = failure.History(run.status.failures_counted, run.status.streak, _last(run.status))
     verdict = failure.judge(
         cause, history, run.spec.recovery.max_restarts, knows_steps=run.spec.entrypoint is None or step > 0
     )
-    member = current.members[max(cause.rank, 0) // current.procs_per_member]
+    member = reported.get(cause, first.member)
     run.set(
         state="Recovering",
         round=None,
@@ -52,7 +66,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
         not_before=timestamp(run.now + verdict.pause) if verdict.pause else None,
         last_failure=FailureStatus(
             reason=cause.reason,
-            message=cause.message,
+            message=short(cause.message),
             traceback=cause.traceback[-4000:],
             member=member.index,
             rank=cause.rank,
@@ -66,11 +80,18 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     if verdict.fatal:
         run.set(restarts=history_restarts)
         finish(run, "Failed", verdict.reason, verdict.message)
-        return True
+        return
     run.condition("Running", False, "RoundLost", said)
     run.condition("Recovering", True, "RoundLost", said)
     run.tell("MemberLost" if cause.reason == names.REASON_POD_LOST else "WorkerFailed", said, warning=True)
-    return False
+
+
+def _failures(run: Draft, current: Round) -> Iterator[tuple[Failure, Member]]:
+    """What members of this very round say of their workers' ends."""
+    for member in current.members:
+        agent = run.observed.agents.get(member.uid)
+        if agent and agent.report and agent.report.failure and agent.report.failure.round == current.number:
+            yield agent.report.failure, member
 
 
 def _last(status: JobStatus) -> Failure | None:
@@ -84,7 +105,8 @@ def await_round(run: Draft) -> None:
         run.set(waiting_since=timestamp(run.now))
     assert run.status.waiting_since is not None
     if run.status.not_before and (left := seconds(run.status.not_before) - run.now) > 0:
-        run.condition("Running", False, "BackingOff", f"restarting in {left:.0f} s after repeated failures")
+        # The moment, not the time left: that would be another status with every pass.
+        run.condition("Running", False, "BackingOff", f"repeated failures; pausing until {run.status.not_before}")
         run.wake_in(left)
         return
     wanted = run.wanted
@@ -118,7 +140,7 @@ def await_round(run: Draft) -> None:
             procs_per_member=run.spec.nodes.proc_per_node,
             members=members,
             started_at=timestamp(run.now),
-            reason=formation.reason,
+            reason=short(formation.reason),
         ),
         waiting_since=None,
         not_before=None,

@@ -5,16 +5,31 @@ from __future__ import annotations
 from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
 from llmtrain_operator.conditions import timestamp
+from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
-from llmtrain_operator.plan.rounds import await_round, held_back, lose_round, watch_silence
+from llmtrain_operator.plan.rounds import await_round, held_back, lose_round, settling, watch_silence
 from llmtrain_operator.state import ApplyChildren, FillDesired
 
 
+def go_on(run: Draft) -> None:
+    """The spec has become invalid, by an edit or in the eyes of a newer operator: the round that runs goes on as it
+    was created, up to its end, and no other is formed."""
+    if run.round:
+        _follow(run)
+    if run.status.completion_time:
+        return
+    direct(run)
+    if run.round:
+        describe(run)
+    else:
+        run.set(state="Invalid")
+
+
 def train(run: Draft) -> None:
-    run.condition("Valid", True, "SpecAccepted", "the spec is valid")
+    """Everything that brings the job nearer to its end."""
     if run.status.state == "Suspended":
         run.tell("Resumed", "spec.suspend is false")
     if not run.spec.suspend:
@@ -29,41 +44,60 @@ def train(run: Draft) -> None:
         run.actions.append(ApplyChildren())
     if run.spec.nodes.desired is None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
-    current = run.round
-    if current and membership.succeeded(current, run.pods, run.observed.agents):
-        run.set(**progress.newest(run.status, run.observed.agents, run.now))
-        steps = run.status.progress.step if run.status.progress else 0
-        finish(run, "Complete", "TrainingComplete", f"all {len(current.members)} members finished after step {steps}")
-        return
-    if current and (lost := membership.losses(current, run.pods, run.observed.agents)):
-        if lose_round(run, current, lost):
-            return
-        current = None
-    elif current is None and _early_ends(run):
-        return
-    if current is None:
-        await_round(run)
+    if run.round:
+        _follow(run)
     else:
-        watch_silence(run, current)
+        _early_ends(run)
+    if run.status.completion_time:
+        return
+    if run.round is None:
+        await_round(run)
     _arrange(run)
     direct(run)
     describe(run)
 
 
+def _follow(run: Draft) -> None:
+    """See whether the round has come to its end, good or bad."""
+    current = run.round
+    assert current is not None
+    done = _note_successes(run, current)
+    if len(done) == len(current.members):
+        run.set(**progress.newest(run.status, run.observed.agents, run.now))
+        steps = run.status.progress.step if run.status.progress else 0
+        finish(run, "Complete", "TrainingComplete", f"all {len(current.members)} members finished after step {steps}")
+        return
+    lost = membership.losses(current, run.pods, run.observed.agents, done)
+    if not lost or settling(run, current, lost):
+        watch_silence(run, current)
+    else:
+        lose_round(run, current, lost)
+
+
+def _note_successes(run: Draft, current: Round) -> frozenset[str]:
+    """UIDs of the members that have succeeded; on record, because their pods may go before the others are done."""
+    assert run.status.round is not None
+    seen = membership.succeeded(current, run.pods, run.observed.agents)
+    members = tuple(m.model_copy(update={"succeeded": m.succeeded or m.uid in seen}) for m in run.status.round.members)
+    run.set(round=run.status.round.model_copy(update={"members": members}))
+    return frozenset(member.uid for member in members if member.succeeded)
+
+
 def _arrange(run: Draft) -> None:
     current = run.round
     in_round = {member.uid for member in current.members} if current else set()
-    refused = set(range(run.wanted)) if held_back(run) else run.observed.refused
+    done = {member.index for member in run.status.round.members if member.succeeded} if run.status.round else set()
+    refused = set(range(run.wanted)) if held_back(run) else done | run.observed.refused.keys()
     pods = podset.arrange(run.observed.pods, run.wanted, in_round, run.status.incarnations, refused)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *pods.create]
 
 
-def _early_ends(run: Draft) -> bool:
-    """Take note of pods that ended without ever being in a round; say whether the job fails over them."""
+def _early_ends(run: Draft) -> None:
+    """Take note of pods that ended without ever being in a round; the job may fail over them."""
     early = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
     if not early:
-        return False
+        return
     count = run.status.pod_failures + 1
     pod = early[0]
     text = f"{pod.name} ended before it could join: {pod.reason}: {pod.message or 'no message'}"
@@ -81,6 +115,5 @@ def _early_ends(run: Draft) -> bool:
     )
     if count > run.spec.recovery.max_restarts and pod.reason in podset.OWN_ENDS:
         finish(run, "Failed", "PodsFailing", f"{count} times in a row a pod ended too soon; last: {text}")
-        return True
-    run.tell("PodFailed", text, warning=True)
-    return False
+    else:
+        run.tell("PodFailed", text, warning=True)
