@@ -7,6 +7,7 @@ Pure. Every object is owned by the job, so deleting the job leaves nothing behin
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,11 +97,12 @@ def member_pod(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
     }
     pod: dict[str, Any] = merge(base, spec.template)
     pod["apiVersion"], pod["kind"] = "v1", "Pod"
+    labels = pod["metadata"].get("labels")
     pod["metadata"] |= {
         "name": pod_name(job, index, incarnation),
         "namespace": job.namespace,
         "ownerReferences": _owner(job),
-        "labels": pod["metadata"].get("labels", {})
+        "labels": (labels if isinstance(labels, dict) else {})
         | _common_labels(job)
         | {names.LABEL_INDEX: str(index), names.LABEL_INCARNATION: str(incarnation)},
     }
@@ -194,7 +196,8 @@ def _restricted() -> dict[str, Any]:
 
 
 def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings) -> list[dict[str, Any]]:
-    grace = spec.template.get("spec", {}).get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)
+    grace = _template_of_pod(spec).get("terminationGracePeriodSeconds")
+    grace = grace if isinstance(grace, int) else DEFAULT_GRACE_SECONDS
     values = {
         names.ENV_JOB: job.key,
         names.ENV_SPEC: json.dumps(spec.model_dump(mode="json", by_alias=True, exclude={"template"}), sort_keys=True),
@@ -210,11 +213,38 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
         "HOME": "/tmp",
         "PYTHONUNBUFFERED": "1",
         **({"PYTHONPATH": AGENT_DIRECTORY} if _foreign_image(spec, settings) else {}),
+        **(torchrun_environment(job, spec) if _own_command(spec) else {}),
     }
     downward = {names.ENV_POD_UID: "metadata.uid", names.ENV_POD_IP: "status.podIP"}
     return [{"name": name, "value": value} for name, value in values.items()] + [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in downward.items()
     ]
+
+
+def torchrun_environment(job: JobView, spec: JobSpec) -> dict[str, str]:
+    """What makes a bare `torchrun script.py` rendezvous through the operator: torchrun's defaults for its options.
+
+    Only for a command of the user's own: a script under our agent that calls torchrun itself means another one.
+    """
+    return {
+        "PET_RDZV_BACKEND": names.TORCHRUN_BACKEND,
+        "PET_RDZV_ID": job.name,
+        "PET_NNODES": f"{spec.nodes.min}:{spec.nodes.maximum}",
+        "PET_NPROC_PER_NODE": str(spec.nodes.proc_per_node),
+        # The budget is kept by the operator; torchrun should not end the pod before that.
+        "PET_MAX_RESTARTS": str(spec.recovery.max_restarts),
+    }
+
+
+def _own_command(spec: JobSpec) -> bool:
+    containers = _template_of_pod(spec).get("containers")
+    named = (c for c in containers if isinstance(c, Mapping)) if isinstance(containers, list) else ()
+    return any(container.get("name") == names.CONTAINER and container.get("command") for container in named)
+
+
+def _template_of_pod(spec: JobSpec) -> Mapping[str, Any]:
+    pod = spec.template.get("spec")
+    return pod if isinstance(pod, Mapping) else {}
 
 
 def _claims(spec: JobSpec) -> list[str]:

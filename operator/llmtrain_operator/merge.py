@@ -1,6 +1,7 @@
 """A user's PodTemplate patch over a generated pod, the way Kubernetes itself merges: lists keyed by name, not by place.
 
-Pure. `base` and `patch` are left as they are.
+Pure. `base` and `patch` are left as they are. A patch of an odd shape gives an odd pod, which the API server refuses in
+its own words.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def merge(base: Any, patch: Any, field: str = "") -> Any:
     if isinstance(base, list) and isinstance(patch, list):
         if field in _APPENDED:
             return base + patch
-        if field in _MERGE_KEYS:
+        if field in _MERGE_KEYS and all(isinstance(item, Mapping) for item in patch):
             return _merge_named(base, patch, _MERGE_KEYS[field])
     return patch
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import wire
+from llmtrain_operator.manifests import torchrun_environment
+from llmtrain_operator.state import JobView
 from tests.support.director import ROOT, Director, script
 
 
@@ -103,11 +106,18 @@ async def test_a_stop_gives_workers_time_to_save(director, tmp_path, how):
     await director.until_state("stopped", uid)
 
 
-async def test_plain_torchrun_runs_an_unmodified_script(director):
-    """`torchrun --rdzv-backend=llmtrain` needs no endpoint and ends like any torchrun."""
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--rdzv-backend=llmtrain", "--nnodes=1:4"]
-    torchrun += ["--nproc-per-node=2", str(ROOT / "tests/support/scripts/allreduce.py"), "3", "0.01"]
-    uids = [director.start_agent(i, {}, command=torchrun, **entry_points(director.folder)) for i in range(2)]
+@pytest.mark.parametrize("bare", [False, True], ids=["options", "environment"])
+async def test_plain_torchrun_runs_an_unmodified_script(director, bare):
+    """`torchrun --rdzv-backend=llmtrain` needs no endpoint and ends like any torchrun; as a pod's own command it needs
+    no option at all."""
+    options = ["--rdzv-backend=llmtrain", "--nnodes=1:4", "--nproc-per-node=2"]
+    nodes = {"min": 1, "max": 4, "procPerNode": 2}
+    own = JobSpec.model_validate({"entrypoint": {"script": "allreduce.py"}, "nodes": nodes})
+    environment = torchrun_environment(JobView("j", "d", "uid", 1), own) if bare else {}
+    torchrun = [str(Path(sys.executable).parent / "torchrun"), *([] if bare else options)]
+    torchrun += [str(ROOT / "tests/support/scripts/allreduce.py"), "3", "0.01"]
+    environment |= entry_points(director.folder)
+    uids = [director.start_agent(i, {}, command=torchrun, **environment) for i in range(2)]
     await director.until_state("joining", *uids)
     director.run(1, *uids, procs=2)
     await director.until_state("succeeded", *uids, number=1)

@@ -302,6 +302,10 @@ def test_what_the_schema_cannot_say_is_found(patch, path, says, remedy):
         ),
         pytest.param({"checkpoint": {"flash": {"everySteps": "auto"}}}, id="automatic snapshots"),
         pytest.param(trainer(resources={"limits": {"cpu": 1}}, env=[{"name": "A", "value": "b"}]), id="resources"),
+        pytest.param(
+            trainer(command=["torchrun", "a.py"]) | {"entrypoint": {"script": "a.py"}},
+            id="torchrun in the agent's place",
+        ),
         pytest.param(pod(volumes=[{"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}}]), id="size of /dev/shm"),
         pytest.param(
             {"template": {"metadata": {"labels": {"team": "a"}}, "spec": {"schedulingGates": [{"name": "kueue"}]}}},

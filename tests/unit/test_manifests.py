@@ -128,3 +128,36 @@ def test_claims_of_uris_are_mounted_once() -> None:
     claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
     assert claims == ["team.models", "tokenizers"]
     assert "/llmtrain/volumes/team.models" in {mount["mountPath"] for mount in trainer(pod)["volumeMounts"]}
+
+
+def test_torchrun_in_place_of_the_agent_needs_no_options() -> None:
+    """A command of the user's own finds torchrun's options set; a script under our agent does not."""
+    run = {"name": names.CONTAINER, "command": ["torchrun", "train.py"]}
+    own = spec(
+        entrypoint={"script": "train.py"},
+        nodes={"min": 2, "max": 4, "procPerNode": 8},
+        template={"spec": {"containers": [run]}},
+    )
+    assert trainer(member(own))["command"] == ["torchrun", "train.py"]
+    given = {name: value for name, value in environment(member(own)).items() if name.startswith("PET_")}
+    assert given == {
+        "PET_RDZV_BACKEND": "llmtrain", "PET_RDZV_ID": "j", "PET_NNODES": "2:4", "PET_NPROC_PER_NODE": "8",
+        "PET_MAX_RESTARTS": "10",
+    }  # fmt: skip
+    assert not any(name.startswith("PET_") for name in environment(member(spec(entrypoint={"script": "train.py"}))))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param({"spec": {"terminationGracePeriodSeconds": "30"}}, id="grace-is-text"),
+        pytest.param({"spec": {"volumes": ["data"]}}, id="volumes-without-names"),
+        pytest.param({"spec": {"volumes": None}}, id="volumes-removed"),
+        pytest.param({"spec": {"containers": [{"name": names.CONTAINER, "env": ["A=1"]}]}}, id="env-as-in-docker"),
+        pytest.param({"metadata": {"labels": ["a"]}}, id="labels-are-a-list"),
+        pytest.param({"metadata": {"labels": None}}, id="labels-removed"),
+    ],
+)
+def test_an_odd_template_gives_an_odd_pod(template) -> None:
+    """The API server refuses it in its own words, which the user gets to see."""
+    assert member(spec(template=template))["metadata"]["labels"][names.LABEL_JOB] == "j"

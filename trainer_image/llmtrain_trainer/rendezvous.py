@@ -35,7 +35,6 @@ from llmtrain_trainer.agent.membership import Membership
 
 log = logging.getLogger(__name__)
 
-BACKEND: Final = "llmtrain"
 CONNECT_TIMEOUT: Final = timedelta(seconds=10)
 STORE_TIMEOUT: Final = timedelta(minutes=5)
 
@@ -50,7 +49,7 @@ class OperatorRendezvous(RendezvousHandler):
 
     def get_backend(self) -> str:
         """The name for `--rdzv-backend`."""
-        return BACKEND
+        return names.TORCHRUN_BACKEND
 
     @property
     def use_agent_store(self) -> bool:

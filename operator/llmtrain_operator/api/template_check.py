@@ -42,6 +42,7 @@ _OURS_IN_TRAINER: Final = {
     "image": "Use spec.image",
     "restartPolicy": "The operator decides about restarts; see spec.recovery",
 }
+_OWN_COMMAND: Final = frozenset({"command", "args"})
 _OUR_LABELS: Final = frozenset({names.LABEL_NAME, names.LABEL_COMPONENT, names.LABEL_MANAGED_BY})
 _OUR_ENVIRONMENT: Final = ("LLMTRAIN_", "PET_")
 _OUR_VOLUMES: Final = {
@@ -53,15 +54,15 @@ _OUR_VOLUMES: Final = {
 }
 
 
-def check(template: Mapping[str, Any]) -> Iterator[Problem]:
-    """Everything wrong with `spec.template`."""
+def check(template: Mapping[str, Any], *, own_script: bool) -> Iterator[Problem]:
+    """Everything wrong with `spec.template`. `own_script`: the trainer's command may be replaced, by torchrun."""
     for key, value in template.items():
         if key not in ("metadata", "spec"):
             yield unknown_key(_PATH, key, value, ("metadata", "spec"), "a pod template")
         elif not isinstance(value, Mapping):
             yield Problem(f"{_PATH}.{key}", value, "it is not an object", "Give an object, such as {}")
     yield from _metadata(_object(template, "metadata"))
-    yield from _pod(_object(template, "spec"))
+    yield from _pod(_object(template, "spec"), _OWN_COMMAND if own_script else frozenset())
 
 
 def _object(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -87,7 +88,7 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"{path}.labels.{label}", value, "the operator finds members by it", "Use another label")
 
 
-def _pod(pod: Mapping[str, Any]) -> Iterator[Problem]:
+def _pod(pod: Mapping[str, Any], allowed: frozenset[str]) -> Iterator[Problem]:
     path = f"{_PATH}.spec"
     for key, value in pod.items():
         if key not in POD_FIELDS:
@@ -97,7 +98,7 @@ def _pod(pod: Mapping[str, Any]) -> Iterator[Problem]:
     for kind in ("containers", "initContainers"):
         yield from _lacking_names(pod, kind, path)
         for where, container in _named(pod, kind, path):
-            yield from _container(container, where, trainer=kind == "containers")
+            yield from _container(container, where, allowed, trainer=kind == "containers")
     yield from _volumes(pod, path)
 
 
@@ -108,11 +109,11 @@ def _lacking_names(pod: Mapping[str, Any], kind: str, path: str) -> Iterator[Pro
         yield Problem(f"{path}.{kind}", value, "it is not a list of named containers", remedy)
 
 
-def _container(container: Mapping[str, Any], path: str, *, trainer: bool) -> Iterator[Problem]:
+def _container(container: Mapping[str, Any], path: str, allowed: frozenset[str], *, trainer: bool) -> Iterator[Problem]:
     for key, value in container.items():
         if key not in CONTAINER_FIELDS:
             yield unknown_key(path, key, value, CONTAINER_FIELDS, "a container")
-        elif trainer and container.get("name") == names.CONTAINER and key in _OURS_IN_TRAINER:
+        elif trainer and container.get("name") == names.CONTAINER and key in _OURS_IN_TRAINER.keys() - allowed:
             yield Problem(f"{path}.{key}", value, "the operator sets it", _OURS_IN_TRAINER[key])
     for where, variable in _named(container, "env", path):
         name = str(variable.get("name", ""))

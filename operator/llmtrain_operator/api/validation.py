@@ -47,7 +47,7 @@ def problems(name: str, spec: JobSpec) -> tuple[Problem, ...]:
         *_places(spec),
         *_hugging_face(spec),
         *deepspeed_check.check(spec),
-        *template_check.check(spec.template),
+        *template_check.check(spec.template, own_script=spec.entrypoint is not None),
     )
 
 

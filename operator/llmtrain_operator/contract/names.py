@@ -27,6 +27,7 @@ ANNOTATION_DISCARD_PROGRESS: Final = f"{GROUP}/discard-progress"
 CONTAINER: Final = "trainer"
 TOKEN_AUDIENCE: Final = f"{GROUP}/coordinator"
 DEFAULT_COORDINATOR_PORT: Final = 7443
+TORCHRUN_BACKEND: Final = "llmtrain"  # torchrun --rdzv-backend=...
 VOLUME_ROOT: Final = "/llmtrain/volumes"  # the claim of a pvc:// URI is mounted at VOLUME_ROOT/<claim>
 
 # Environment of the agent (set by the operator in the pod)
