@@ -82,7 +82,8 @@ class EventPoster:
                 if not self._waiting:
                     break
                 identity, _ = self._waiting.popitem(last=False)
-                await self._tell(identity, self._stories[identity])
+                if story := self._stories.get(identity):  # forgotten meanwhile, if many came while the server was away
+                    await self._tell(identity, story)
 
     async def _tell(self, identity: _Identity, story: _Story) -> None:
         try:
