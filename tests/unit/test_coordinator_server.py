@@ -119,6 +119,19 @@ async def test_the_newest_connection_of_a_pod_replaces_the_older(station):
             assert (update.connected, update.report.round) == (True, 5)
 
 
+async def test_an_agent_that_goes_without_a_word_is_known_by_its_last_one(station):
+    """One that breaks down while it reconnects is still told of with its job; of a stranger nothing is told."""
+    async with station.coordinator(), station.link():
+        async with station.agent("ns/pod-a/a") as agent:
+            await agent.send(report("a", state="running", round=3))
+            await station.update("a")
+        assert (await station.update("a", connected=False)).report.round == 3
+        async with station.agent("ns/pod-a/a"), station.agent("ns/pod-b/b"):
+            pass  # b leaves first
+        update = await asyncio.wait_for(station.updates.get(), 5)
+        assert (update.uid, update.connected, update.report.round) == ("a", False, 3)
+
+
 async def test_silence_ends_a_membership_and_a_word_renews_it(station):
     """An agent that stops reporting is given up after the deadline."""
     async with station.coordinator(), station.link():

@@ -118,7 +118,7 @@ class Coordinator:
         former = self._sessions.get(identity.uid)
         if former and former.connection:
             former.connection.transport.abort()  # the newest connection of a pod is the true one
-        session = Session(identity, connection, asyncio.get_running_loop().time())
+        session = Session(identity, connection, asyncio.get_running_loop().time(), former.report if former else None)
         self._sessions[identity.uid] = session  # the controller hears of it with its first report
         if directive := self._directives.of(identity.uid):
             broadcast([connection], wire.encode(directive))
@@ -136,7 +136,8 @@ class Coordinator:
         self._telemetry.gaps.observe(now - session.heard)
         session.heard = now
         urgent = differs_in_substance(session.report, report)
-        session.untold |= report != session.report
+        session.untold |= report != session.report or not session.spoke
+        session.spoke = True
         session.report = report
         if session.untold and (urgent or now - session.told >= PROGRESS_INTERVAL):
             self._tell(session)
@@ -180,6 +181,8 @@ class Coordinator:
             broadcast([session.connection], text)
 
     def _tell(self, session: Session) -> None:
+        if session.report is None:
+            return  # its job is not known, so nobody could do anything about it
         session.told = asyncio.get_running_loop().time()
         session.untold = False
         broadcast(self._controllers, wire.encode(session.update()))

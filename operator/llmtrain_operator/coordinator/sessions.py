@@ -60,6 +60,7 @@ class Session:
     connection: ServerConnection | None
     heard: float
     report: Report | None = None
+    spoke: bool = False  # whether the report came over this connection rather than an earlier one
     detail: str = "connected"
     told: float = field(default=float("-inf"))  # when the controller last heard of it
     untold: bool = False  # whether there is something it has not heard
