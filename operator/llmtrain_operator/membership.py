@@ -88,6 +88,14 @@ def _succeeded(member: Member, number: int, pod: PodView | None, agent: AgentVie
     return report is not None and report.uid == member.uid and report.round == number and report.state == "succeeded"
 
 
+def unheard(agents: Mapping[str, AgentView]) -> frozenset[str]:
+    """UIDs of pods whose agents were once there and have been silent too long: on dead nodes, most likely.
+
+    A pod whose agent never came is not among them; it may still be pulling its image.
+    """
+    return frozenset(uid for uid, a in agents.items() if a.report is not None and a.silent_for > SILENCE_LIMIT)
+
+
 def candidates(pods: Sequence[PodView], agents: Mapping[str, AgentView], number: int) -> tuple[Member, ...]:
     """Members that could be in a round after `number`, by index: live pods whose agents are connected and offer an
     unused store. An agent that offers none while it runs is first told to wait; it joins and offers one then.

@@ -31,13 +31,16 @@ def arrange(
     in_round: Collection[str],
     incarnations: Mapping[str, int],
     refused: Collection[int] = (),
+    unheard: Collection[str] = (),
 ) -> PodSet:
     """The pods to keep, create and delete for `wanted` members.
 
     `in_round`: UIDs of the current round's pods. `incarnations`: the last one used, by index as a string.
-    `refused`: indexes not to be created now.
+    `refused`: indexes not to be created now. `unheard`: UIDs of pods that look alive only because nobody is left on
+    their node to say otherwise; Kubernetes takes minutes to give up on them.
     """
-    live = _newest(pod for pod in pods if not pod.deleting and pod.phase not in ENDED_PHASES)
+    usable = (pod for pod in pods if not pod.deleting and pod.phase not in ENDED_PHASES)
+    live = _newest(pod for pod in usable if pod.uid not in unheard or pod.uid in in_round)
     delete = tuple(
         DeletePod(pod.name, pod.uid, why)
         for pod in pods
@@ -68,9 +71,10 @@ def _superfluous(pod: PodView, live: Mapping[int, PodView], wanted: int) -> str:
         return f"it ended ({pod.reason or pod.phase}) and is being replaced"
     if pod.index >= wanted:
         return f"the job wants {wanted} members"
-    if live[pod.index].uid != pod.uid:
-        return f"{live[pod.index].name} took its place"
-    return ""
+    successor = live.get(pod.index)
+    if successor is None:
+        return "its agent has been silent for too long; a new pod takes its place"
+    return f"{successor.name} took its place" if successor.uid != pod.uid else ""
 
 
 def waiting_on(pod: PodView | None) -> str:

@@ -133,6 +133,24 @@ def test_a_deleted_pod_is_replaced(kubectl: Kubectl) -> None:
     assert (status["restarts"], status["failuresCounted"], status["lastFailure"]["reason"]) == (1, 0, "PodLost")
 
 
+def test_a_node_that_dies_is_left_behind(kubectl: Kubectl, installed: Cluster) -> None:
+    """The plug is pulled on a member's node: its silence ends the round, and a new pod on another node trains on."""
+    kubectl.apply(job(steps=150))
+    until_training(kubectl)
+    lost = members(kubectl)["j-1-1"]["spec"]["nodeName"]
+    node = installed.node(lost)
+    node.off()
+    try:
+        kubectl.wait("ltj/j", "condition=Complete")
+        status = kubectl.job("j")
+        assert (status["restarts"], status["failuresCounted"], status["lastFailure"]["reason"]) == (1, 0, "PodLost")
+        replaced = next(member for member in status["round"]["members"] if member["index"] == 1)
+        assert replaced["incarnation"] > 1
+        assert members(kubectl)[replaced["pod"]]["spec"]["nodeName"] != lost
+    finally:
+        node.on()
+
+
 def test_suspend_and_resume(kubectl: Kubectl) -> None:
     """Suspending discards training only with the user's word; it frees the nodes; resuming trains to the end."""
     kubectl.apply(job(steps=FOREVER))

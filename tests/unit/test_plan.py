@@ -313,3 +313,24 @@ def test_hundreds_of_waiting_members_fit_into_a_status() -> None:
     assert message.startswith(
         "0 of at least 400 members are ready (members 0, 9, 18, 27, 36 and 40 more: not scheduled"
     )
+
+
+def test_a_member_on_a_dead_node_is_replaced_before_kubernetes_gives_it_up(running) -> None:
+    """Its pod looks alive for minutes; its agent's silence is evidence enough to start a new one."""
+    members = observed(agent(0, "running", 1), agent(1, "running", 1))
+    dead = dataclasses.replace(members.agents["u1"], connected=False, silent_for=12.0, detail="no heartbeat")
+    seen = dataclasses.replace(members, agents={**members.agents, "u1": dead})
+    decided = step(running, seen, now=NOW + 20)
+    assert [(type(a), getattr(a, "index", a.name if isinstance(a, DeletePod) else 0)) for a in decided.actions] == [
+        (DeletePod, "j-1-1"),
+        (CreatePod, 1),
+    ]
+    assert decided.status.incarnations["1"] == 2
+    assert decided.status.last_failure.reason == names.REASON_POD_LOST
+
+
+def test_a_pod_whose_agent_never_came_is_waited_for() -> None:
+    """It may be pulling its image; only an agent that was there can fall silent."""
+    never = AgentView("u1", False, 500.0, "never connected to this coordinator")
+    decided = step(JobStatus(incarnations={"0": 1, "1": 1}), observed(agent(0), never))
+    assert not decided.actions

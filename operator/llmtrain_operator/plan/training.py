@@ -88,7 +88,8 @@ def _arrange(run: Draft) -> None:
     in_round = {member.uid for member in current.members} if current else set()
     done = {member.index for member in run.status.round.members if member.succeeded} if run.status.round else set()
     refused = set(range(run.wanted)) if held_back(run) else done | run.observed.refused.keys()
-    pods = podset.arrange(run.observed.pods, run.wanted, in_round, run.status.incarnations, refused)
+    unheard = membership.unheard(run.observed.agents)
+    pods = podset.arrange(run.observed.pods, run.wanted, in_round, run.status.incarnations, refused, unheard)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *pods.create]
 
