@@ -39,14 +39,19 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def run(wake: Callable[[str], None], namespaces: Sequence[str], stop: asyncio.Event) -> None:
-    """Watch jobs in `namespaces` (all if empty) until `stop` is set. Raises what made kopf give up."""
-    await kopf.operator(
+async def run(wake: Callable[[str], None], namespaces: Sequence[str], obey_signals: Callable[[], None]) -> None:
+    """Watch jobs in `namespaces` (all if empty) until cancelled. Returns, or raises why, when kopf gives up.
+
+    `obey_signals` installs this process's signal handlers: kopf puts its own in their place, and would on a signal wait
+    5 s for every task of the process to end by itself.
+    """
+    before = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry(wake),
         settings=settings(),
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         standalone=True,
-        stop_flag=stop,
     )
-    stop.set()  # kopf has put its own handlers for SIGTERM and SIGINT in place of ours, and returns when one comes
+    obey_signals()
+    await kopf.run_tasks(tasks, ignored=before)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -48,8 +49,12 @@ class Options:
 async def run(options: Options) -> None:
     """Reconcile until SIGTERM or SIGINT. Raises what ended a part that must not end."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def obey_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    obey_signals()
     metrics = Metrics()
     async with connect(options.kubeconfig, on_call=metrics.observe_call) as client:
         cluster = Cluster(client, lambda key: queue.add(key), options.namespaces)
@@ -83,7 +88,7 @@ async def run(options: Options) -> None:
                 link.run(),
                 work(),
                 resync(),
-                handlers.run(queue.add, options.namespaces, stop),
+                handlers.run(queue.add, options.namespaces, obey_signals),
             )
         log.info("stopping")
 
@@ -138,6 +143,8 @@ def main(
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secret,
     )
+    if kubeconfig:
+        os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it
     watched = tuple(name.strip() for name in namespaces.split(",") if name.strip())
     asyncio.run(run(Options(settings, watched, control_socket, http_port, kubeconfig)))
 
