@@ -1,8 +1,10 @@
 """Real agents, workers and coordinator as processes on loopback; the test decides on rounds. No cluster."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import wire
 from llmtrain_operator.manifests import torchrun_environment
 from llmtrain_operator.state import JobView
-from tests.support.director import ROOT, Director, script
+from tests.support.director import PYTHONPATH, ROOT, Director, script
 
 
 @pytest.fixture
@@ -206,6 +208,21 @@ async def test_as_pid_1_the_agent_buries_orphans_and_still_knows_its_workers_end
     assert director.reports[uid].failure.exit_code == 40
     director.stop(uid)
     assert await director.exit_codes(uid) == [143]
+
+
+def test_as_pid_1_the_agent_can_be_stopped_while_it_is_still_importing():
+    """Pid 1 ignores signals that it has no handler for, and torch takes seconds to import."""
+    # Without the operator's environment the agent exits with 2, once it is imported: 143 means that it was stopped.
+    program = "import os, sys; from llmtrain_trainer.agent.start import main; os.write(1, b'on'); sys.exit(main())"
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": PYTHONPATH}) as parent:
+        assert parent.stdout.read(2) == b"on"
+        agent = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
+        while parent.poll() is None:  # the first signal may come before the handler stands
+            os.kill(agent, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                parent.wait(0.02)
+    assert parent.returncode == 143
 
 
 def failure_of(director, uid, number):
