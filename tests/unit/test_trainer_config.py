@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from llmtrain_trainer.config import Architecture, parse
+from llmtrain_operator.contract import names
+from llmtrain_trainer.config import Architecture, local_path, parse
 from llmtrain_trainer.errors import ConfigError
 
 SPEC = {"model": {"preset": "gpt-tiny"}, "data": {"source": "/data"}, "training": {"maxSteps": 10}}
@@ -74,3 +75,10 @@ def test_the_digest_tells_specs_apart_and_ignores_key_order():
     first = parse(json.dumps(SPEC)).digest
     assert parse(json.dumps(dict(reversed(SPEC.items())))).digest == first
     assert parse(json.dumps(changed("training", seed=1))).digest != first
+
+
+def test_volumes_may_lie_elsewhere(monkeypatch):
+    """Without a cluster nothing is mounted: the environment says where the directories of claims are."""
+    assert local_path("pvc://models/a", "spec.output") == "/llmtrain/volumes/models/a"
+    monkeypatch.setenv(names.ENV_VOLUMES, "/cache")
+    assert local_path("pvc://models/a", "spec.output") == "/cache/models/a"

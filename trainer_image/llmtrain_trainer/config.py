@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from llmtrain_operator.contract import uris
+from llmtrain_operator.contract import names, uris
 from llmtrain_trainer.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -146,7 +147,7 @@ def parse(text: str) -> Config:
 def local_path(uri: str, path: str) -> str:
     """Where the URI of field `path` lies in this pod. Raises `ConfigError`."""
     try:
-        return uris.local_path(uri)
+        return uris.local_path(uri, os.environ.get(names.ENV_VOLUMES) or names.VOLUME_ROOT)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -11,6 +11,7 @@ import importlib.metadata
 import click
 
 from llmtrain_operator.cli.control import resume, suspend
+from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
 from llmtrain_operator.cli.offline import crd, validate
 from llmtrain_operator.cli.status import status
@@ -29,5 +30,5 @@ def main() -> None:
     """Watch and steer language-model training jobs (LLMTrainJob) on Kubernetes."""
 
 
-for _command in (status, logs, suspend, resume, validate, crd):
+for _command in (status, logs, suspend, resume, local, validate, crd):
     main.add_command(_command)

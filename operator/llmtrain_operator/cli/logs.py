@@ -10,7 +10,7 @@ import click
 
 from llmtrain_operator.cli.access import Access, cluster_options, explain, run
 from llmtrain_operator.cli.status import find
-from llmtrain_operator.cli.view import pod_state
+from llmtrain_operator.cli.view import member_colour, pod_state
 from llmtrain_operator.ports import Rejected, Unavailable
 from llmtrain_operator.state import PodView
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from llmtrain_operator.cluster.user import UserCluster
 
 _INTERVAL: Final = 1.0
-_COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
 @click.command()
@@ -116,5 +115,5 @@ class _Reader:
             await asyncio.sleep(_INTERVAL)
 
     def _printer(self, pod: PodView) -> Callable[[str], None]:
-        prefix = click.style(f"[{pod.index}]", fg=_COLOURS[pod.index % len(_COLOURS)])
+        prefix = click.style(f"[{pod.index}]", fg=member_colour(pod.index))
         return lambda line: click.echo(f"{prefix} {line}")

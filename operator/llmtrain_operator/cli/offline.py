@@ -17,6 +17,13 @@ from llmtrain_operator.contract import names
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 def validate(file: IO[str]) -> None:
     """Check the jobs in FILE (- for standard input) as the operator would. Exit code 1 if there are problems."""
+    verdicts = [_judge(job) for job in jobs_in(file)]
+    if not all(verdicts):
+        sys.exit(1)
+
+
+def jobs_in(file: IO[str]) -> list[dict[str, Any]]:
+    """The jobs in a file, at least one; other objects are passed over. Raises `click.ClickException`."""
     try:
         objects = [each for each in yaml.safe_load_all(file) if each is not None]
     except yaml.YAMLError as error:
@@ -24,9 +31,7 @@ def validate(file: IO[str]) -> None:
     jobs = [each for each in objects if isinstance(each, dict) and each.get("kind") == names.KIND]
     if not jobs:
         raise click.ClickException(f"{file.name}: there is no {names.KIND} in it")
-    verdicts = [_judge(job) for job in jobs]
-    if not all(verdicts):
-        sys.exit(1)
+    return jobs
 
 
 @click.command()

@@ -114,7 +114,7 @@ def _text(look: Look, reports: Sequence[JobReport], *, bar: bool) -> RenderableT
 async def _watch(look: Look, cluster: UserCluster, console: Console, *, as_json: bool) -> None:
     """Follow until the named job has ended, or for ever. A cluster that is away for a while does not end it."""
     live = console.is_terminal and not as_json
-    with Live(console=console, auto_refresh=False, transient=False) if live else _Lines(as_json=as_json) as display:
+    with Live(console=console, auto_refresh=False, transient=False) if live else Lines(as_json=as_json) as display:
         while True:
             try:
                 reports, raw = await look.take(cluster)
@@ -133,7 +133,7 @@ async def _watch(look: Look, cluster: UserCluster, console: Console, *, as_json:
         sys.exit(1)
 
 
-class _Lines:
+class Lines:
     """The display where no terminal is: a line whenever something changed, and each event once."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -141,7 +141,7 @@ class _Lines:
         self._lines: dict[tuple[str, str], str] = {}
         self._told: set[Happening] = set()
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> Lines:
         return self
 
     def __exit__(self, *_: object) -> None: ...

@@ -24,6 +24,7 @@ _STYLES: Final = {
 }
 # Conditions whose message is worth a line while they have this status.
 _TELLING: Final = {"Valid": "False", "Running": "False", "Suspended": "False", "Resizing": "True"}
+_COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LAST_EVENTS: Final = 5
 _LAST_TRACEBACK_LINES: Final = 12
 
@@ -86,6 +87,11 @@ def line(each: JobReport) -> str:
 def event_line(event: Happening) -> str:
     """An event in one line, for a log."""
     return f"{'! ' if event.warning else '  '}{event.reason}: {event.message}"
+
+
+def member_colour(index: int) -> str:
+    """The colour of a member's lines in a log."""
+    return _COLOURS[index % len(_COLOURS)]
 
 
 def number(value: float | None) -> str:

@@ -44,6 +44,7 @@ ENV_COORDINATOR_CA: Final = "LLMTRAIN_COORDINATOR_CA"  # PEM text of the CA that
 ENV_TOKEN_FILE: Final = "LLMTRAIN_TOKEN_FILE"  # projected service-account token, audience TOKEN_AUDIENCE
 ENV_DATA_CACHE: Final = "LLMTRAIN_DATA_CACHE"  # directory for tokenised data
 ENV_GRACE_SECONDS: Final = "LLMTRAIN_GRACE_SECONDS"  # between SIGTERM and SIGKILL for the workers
+ENV_VOLUMES: Final = "LLMTRAIN_VOLUMES"  # where claims are, if not at VOLUME_ROOT: without a cluster
 
 # Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)
 ENV_ROUND: Final = "LLMTRAIN_ROUND"

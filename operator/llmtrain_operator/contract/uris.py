@@ -13,15 +13,15 @@ from urllib.parse import unquote, urlsplit
 from llmtrain_operator.contract import names
 
 
-def mount_path(claim: str) -> str:
+def mount_path(claim: str, root: str = names.VOLUME_ROOT) -> str:
     """Where a claim is mounted."""
-    return f"{names.VOLUME_ROOT}/{claim}"
+    return f"{root}/{claim}"
 
 
-def local_path(uri: str) -> str:
-    """The path in the pod that a URI or plain path stands for."""
+def local_path(uri: str, root: str = names.VOLUME_ROOT) -> str:
+    """The path in the pod that a URI or plain path stands for; `root` is where the claims are mounted."""
     claim, path = _parse(uri)
-    return path if claim is None else str(PurePosixPath(mount_path(claim), path.lstrip("/")))
+    return path if claim is None else str(PurePosixPath(mount_path(claim, root), path.lstrip("/")))
 
 
 def claim_of(uri: str) -> str | None:

@@ -60,8 +60,11 @@ class Coordinator:
         self._directives = Directives()
 
     @contextlib.asynccontextmanager
-    async def serving(self, host: str, port: int, tls: ssl.SSLContext, control: Path) -> AsyncIterator[Server]:
-        """Both sockets, open. Yields the agents' server (its bound port is `server.sockets[0].getsockname()[1]`)."""
+    async def serving(self, host: str, port: int, tls: ssl.SSLContext | None, control: Path) -> AsyncIterator[Server]:
+        """Both sockets, open; without `tls` agents talk plainly, for loopback only.
+
+        Yields the agents' server (its bound port is `server.sockets[0].getsockname()[1]`).
+        """
         _make_room(control)
         watch = asyncio.create_task(self._watch())
         agents = serve(

@@ -1,0 +1,120 @@
+"""`llmtrain local`: train a job on this machine, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from llmtrain_operator.api.validation import parse
+from llmtrain_operator.cli import view
+from llmtrain_operator.cli.access import INTERRUPTED
+from llmtrain_operator.cli.offline import jobs_in
+from llmtrain_operator.cli.report import JobReport, report
+from llmtrain_operator.cli.status import Lines
+from llmtrain_operator.state import PodView
+
+if TYPE_CHECKING:
+    from llmtrain_operator.local.cluster import LocalCluster
+
+_NEEDED: Final = ("torch", "deepspeed", "llmtrain_trainer", "prometheus_client")
+_PLAIN_WIDTH: Final = 200
+
+
+@click.command()
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Members that find room.")
+@click.option("--logs/--no-logs", "with_logs", default=True, show_default=True, help="Print what the members print.")
+def local(file: IO[str], *, nodes: int, with_logs: bool) -> None:
+    """Train the job in FILE (- for standard input) on this machine, with processes in place of pods.
+
+    Ctrl-C ends it and all its processes. Status, logs and volumes (pvc://) are kept in ~/.cache/llmtrain/local. Exit
+    code 0 if the job completed, 1 if it failed.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise click.ClickException(f"{', '.join(missing)} not installed: pip install 'llmtrain[operator,trainer]'")
+    job = _checked(file)
+    root = Path(os.environ.get("LLMTRAIN_CACHE") or Path.home() / ".cache" / "llmtrain") / "local"
+    folder = root / "jobs" / job["metadata"]["name"]
+    with _alone(folder):
+        sys.exit(asyncio.run(_train(job, nodes, folder, root / "volumes", with_logs=with_logs)))
+
+
+def _checked(file: IO[str]) -> dict[str, Any]:
+    jobs = jobs_in(file)
+    if len(jobs) != 1:
+        raise click.ClickException(f"{file.name}: there are {len(jobs)} jobs in it; give one")
+    job = jobs[0]
+    name = (job.get("metadata") or {}).get("name") or ""
+    problems = parse(name, job.get("spec") or {})[1]
+    if problems:
+        words = [f"{each.path}: {each.message} (is {each.value!r}). {each.remedy}" for each in problems]
+        raise click.ClickException("\n".join(words))
+    return job
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the job's folder for this process, or say that another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise click.ClickException(f"{folder.name} is being trained by another `llmtrain local`") from error
+        yield
+
+
+async def _train(job: dict[str, Any], nodes: int, folder: Path, volumes: Path, *, with_logs: bool) -> int:
+    # Imported where it is needed: the other commands run where only the core dependencies are installed.
+    from llmtrain_operator.local.run import Run, train
+
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, markup=False, highlight=False, emoji=False)
+    logging.basicConfig(level=logging.WARNING, format="[operator] %(message)s")
+    stop, stopped = asyncio.Event(), []
+
+    def obey(number: signal.Signals) -> None:
+        stopped.append(number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, obey, number)
+    last: list[JobReport] = []
+    with Live(console=console, auto_refresh=False) if console.is_terminal else Lines(as_json=False) as display:
+
+        def show(cluster: LocalCluster) -> bool:
+            current = cluster.job(cluster.key)
+            if current is None:
+                return True
+            seen = report(current, cluster.pods(cluster.key), cluster.events)
+            last[:] = [seen]
+            if isinstance(display, Live):
+                display.update(view.page(seen, time.time(), bar=True), refresh=True)
+            else:
+                display.show([seen], current)
+            return seen.ended
+
+        def say(pod: PodView, line: str) -> None:
+            if with_logs:
+                prefix = Text(f"[{pod.index}] ", view.member_colour(pod.index))
+                console.print(prefix + Text(line), soft_wrap=True)
+
+        await train(Run(job, nodes, folder, volumes), say, show, stop)
+    if last and last[0].ended:
+        return 0 if last[0].state == "Complete" else 1
+    return INTERRUPTED if stopped[:1] == [signal.SIGINT] else 128 + (stopped[0] if stopped else 0)

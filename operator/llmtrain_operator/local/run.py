@@ -1,0 +1,144 @@
+"""Puts the rooms together for one job on this machine, as `main.py` does in a cluster.
+
+The coordinator is in this process and listens on loopback without TLS; each pod proves itself by a random token in a
+file that only this user can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llmtrain_operator.contract import names
+from llmtrain_operator.controller import Controller
+from llmtrain_operator.coordinator.server import Coordinator
+from llmtrain_operator.coordinator.telemetry import Telemetry
+from llmtrain_operator.link import CoordinatorLink
+from llmtrain_operator.local.cluster import LocalCluster, timestamp
+from llmtrain_operator.local.recipe import ADDRESS
+from llmtrain_operator.manifests import Settings
+from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.state import PodView
+from llmtrain_operator.workqueue import WorkQueue
+
+_HEARTBEAT_DEADLINE: Final = 5.0
+_INTERVAL: Final = 1.0
+_GRACE: Final = 10.0
+"""Seconds that the pods have for a clean end."""
+_IMAGE: Final = "local"
+_DEVICES: Final = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is to be run and where. `volumes` holds a directory per claim, `folder` is the job's own."""
+
+    job: Mapping[str, Any]
+    nodes: int
+    folder: Path
+    volumes: Path
+
+
+def as_stored(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The job as an API server would hold it right after it was applied."""
+    given = job["metadata"]
+    metadata = {
+        "namespace": "default",
+        **given,
+        "uid": str(uuid.uuid4()),
+        "generation": 1,
+        "resourceVersion": "1",
+        "creationTimestamp": timestamp(),
+    }
+    return {**{key: value for key, value in job.items() if key != "status"}, "metadata": metadata}
+
+
+async def train(
+    run: Run,
+    say: Callable[[PodView, str], None],
+    show: Callable[[LocalCluster], bool],
+    stop: asyncio.Event,
+) -> None:
+    """Train until `show`, which is called once a second, says that the job has ended, or until `stop`.
+
+    Afterwards no process of it is left. Raises what ended a part that must not end.
+    """
+    metrics = Metrics()
+    cluster = LocalCluster(
+        as_stored(run.job),
+        run.nodes,
+        run.folder,
+        wake=lambda key: queue.add(key),
+        say=say,
+        outer=os.environ,
+        own=_own(run),
+        devices=_devices(),
+    )
+    coordinator = Coordinator(cluster, _HEARTBEAT_DEADLINE, Telemetry())
+    with tempfile.TemporaryDirectory(prefix="llmtrain-") as folder:
+        control = Path(folder) / "coordinator.sock"
+        link = CoordinatorLink(
+            control,
+            lambda update: controller.agent_changed(update),
+            lambda connected: controller.link_changed(connected),
+        )
+        async with coordinator.serving(ADDRESS, 0, None, control) as server:
+            port = server.sockets[0].getsockname()[1]
+            settings = Settings(run.job["spec"].get("image") or _IMAGE, _IMAGE, f"ws://{ADDRESS}:{port}", "")
+            controller = Controller(cluster, link, settings, metrics, lambda key: queue.add(key))
+            queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
+            parts = [asyncio.create_task(part) for part in (link.run(), queue.run())]
+            queue.add(cluster.key)
+            try:
+                await _follow(lambda: show(cluster), stop, parts)
+            finally:
+                # First, so that nobody starts anew what is being ended.
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
+                await cluster.close(_GRACE)
+
+
+async def _follow(ended: Callable[[], bool], stop: asyncio.Event, parts: list[asyncio.Task[None]]) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not ended() and not stop.is_set():
+            await asyncio.wait([stopping, *parts], timeout=_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+            for part in parts:
+                if part.done():
+                    part.result()
+                    raise RuntimeError("a part of the operator ended by itself")
+    finally:
+        stopping.cancel()
+
+
+def _own(run: Run) -> dict[str, str]:
+    """Environment in which local pods differ from those of a cluster."""
+    sources = [path for path in sys.path if Path(path, "llmtrain_operator").is_dir()]
+    sources += [path for path in sys.path if Path(path, "llmtrain_trainer").is_dir() and path not in sources]
+    paths = [*(str(Path(path).resolve()) for path in sources), os.environ.get("PYTHONPATH", "")]
+    procs = (run.job["spec"].get("nodes") or {}).get("procPerNode") or 1
+    share = len(os.sched_getaffinity(0)) // (run.nodes * procs)
+    return {
+        names.ENV_VOLUMES: str(run.volumes),
+        names.ENV_DATA_CACHE: str(run.folder / "data"),
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, share))),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
+
+
+def _devices() -> tuple[str, ...]:
+    if (given := os.environ.get(_DEVICES)) is not None:
+        return tuple(device for device in given.split(",") if device)
+    found = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return tuple(str(number) for number in range(found))

@@ -1,0 +1,163 @@
+"""A job on this machine, without a cluster: the real coordinator, agents and trainer as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240
+CODE = "from llmtrain_operator.cli import main; main()"
+
+
+def spec(steps: int, **more: Any) -> dict[str, Any]:
+    """A tiny model on the JSON package of Python's standard library."""
+    base = {
+        "nodes": {"min": 2},
+        "model": {"architecture": {"hiddenSize": 32, "layers": 1, "heads": 2}},
+        "data": {"source": str(Path(json.__file__).parent), "include": ["*.py"], "sequenceLength": 64},
+        "training": {"maxSteps": steps, "globalBatchSize": 4, "precision": "fp32", "optimizer": {"lr": 0.01}},
+    }
+    return base | more
+
+
+class Local:
+    """`llmtrain local` on a job named j, and what can be seen of it from outside."""
+
+    def __init__(self, cache: Path, spec: dict[str, Any], nodes: int) -> None:
+        job = {"apiVersion": "llmtrain.io/v1alpha1", "kind": "LLMTrainJob", "metadata": {"name": "j"}, "spec": spec}
+        (cache / "job.yaml").write_text(json.dumps(job))
+        self._cache, self.output = cache, cache / "output.txt"
+        paths = os.pathsep.join([str(ROOT / "operator"), str(ROOT / "trainer_image")])
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", CODE, "local", str(cache / "job.yaml"), "--nodes", str(nodes)],
+                env={**os.environ, "PYTHONPATH": paths, "LLMTRAIN_CACHE": str(cache)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def processes(self, words: str = "") -> list[int]:
+        """Processes of this very run, by the folder in their environment, with `words` in their command line."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environment, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"LLMTRAIN_CACHE={self._cache}\0".encode() in environment and words.encode() in command:
+                found.append(int(folder.name))
+        return found
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The job's status as it is on disk."""
+        try:
+            job: dict[str, Any] = json.loads((self._cache / "local/jobs/j/status.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return job["status"] or {}
+
+    def until(self, met: Callable[[], Any], what: str) -> None:
+        """Return when `met`; fail with what was printed if it does not come to that."""
+        deadline = time.monotonic() + PATIENCE
+        while not met():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                pytest.fail(f"{what} did not come:\n{self.output.read_text()[-6000:]}")
+            time.sleep(0.1)
+
+    def until_training(self) -> None:
+        """Return when the job has done a step."""
+        self.until(lambda: (self.status.get("progress") or {}).get("step", 0) > 0, "training")
+
+    def ends_with(self, code: int) -> None:
+        """Wait for the end; no process may be left."""
+        assert self.process.wait(PATIENCE) == code, self.output.read_text()[-6000:]
+        self.leaves_nothing()
+
+    def leaves_nothing(self) -> None:
+        """All processes go, within a moment if the parent had no chance to wait for them."""
+        deadline = time.monotonic() + 15
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not self.processes()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Local]]:
+    """Begins a run; what is left of it goes at the end."""
+    runs: list[Local] = []
+
+    def begin(steps: int, nodes: int = 2, **more: Any) -> Local:
+        runs.append(Local(tmp_path, spec(steps, **more), nodes))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+        for pid in run.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_job_completes_and_exports_its_model(start: Callable[..., Local], tmp_path: Path) -> None:
+    """Two members train together; lines carry their number, the model lies in the volume's directory."""
+    run = start(20, output="pvc://models/j")
+    run.ends_with(0)
+    assert (run.status["state"], run.status["nodes"], run.status["restarts"]) == ("Complete", "2/2", 0)
+    assert (tmp_path / "local/volumes/models/j/model.safetensors").exists()
+    text = run.output.read_text()
+    assert all(words in text for words in ("[0] ", "[1] ", "Completed: ", "j  Complete  step 20/20")), text
+
+
+@pytest.mark.parametrize("victim", ["llmtrain_trainer.train", "llmtrain_trainer.agent"])
+def test_a_killed_process_gives_a_new_round(start: Callable[..., Local], victim: str) -> None:
+    """A worker's death costs a round, an agent's also its pod; then the job goes on to its end."""
+    run = start(150)
+    run.until_training()
+    own = f"-m\0{victim}"
+    os.kill(max(pid for pid in run.processes(own) if b"local.init" not in _command(pid)), signal.SIGKILL)
+    run.ends_with(0)
+    assert (run.status["state"], run.status["restarts"]) == ("Complete", 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    ids=lambda value: str(value),
+)
+def test_no_process_outlives_the_command(start: Callable[..., Local], number: signal.Signals, code: int) -> None:
+    """Whether it is asked to end or killed: agents, workers and their helpers go with it."""
+    run = start(100_000)
+    run.until_training()
+    assert len(run.processes("llmtrain_trainer.train")) == 2
+    run.process.send_signal(number)
+    run.ends_with(code)
+
+
+def test_members_beyond_the_nodes_find_no_room(start: Callable[..., Local]) -> None:
+    """The status says why nothing trains and what would help."""
+    run = start(20, nodes=1)
+    run.until(lambda: "`--nodes 2` makes room" in json.dumps(run.status), "the reason")
+    run.process.send_signal(signal.SIGINT)
+    run.ends_with(130)
+
+
+def test_a_failed_job_is_exit_code_1(start: Callable[..., Local]) -> None:
+    """With the reason by name."""
+    run = start(5, data={"source": "/nowhere"})
+    run.ends_with(1)
+    assert run.status["lastFailure"]["reason"] == "DataMissing"
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
