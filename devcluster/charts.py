@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from helm_python import Config
+from helm_python import Config, HelmError
 
 from devcluster.errors import DevclusterError
 
@@ -29,7 +29,7 @@ def install(kubeconfig: Path, chart: Path, release: str, namespace: str, values:
                 wait="watcher",
                 timeout=_TIMEOUT_SECONDS,
             )
-        except Exception as error:
+        except HelmError as error:
             raise DevclusterError(f"helm install {release}: {error}") from error
 
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SUITE = "bookworm"
-DEFAULT_MIRROR = "http://debian.invalid"
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # pip's option -> uv's, and whether it is a list.
@@ -83,10 +82,10 @@ def write_secrets(directory: Path) -> dict[str, Path]:
 
 
 def debian_sources() -> list[str]:
-    """apt source lines for SUITE: this machine's own if it runs that suite, else Debian's."""
+    """apt source lines for SUITE: this machine's own if it runs that suite, else none: mmdebstrap knows Debian's."""
     command = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]
     listed = subprocess.run([*command, "Created-By: Packages"], capture_output=True, text=True, check=False).stdout
-    return parse_sources(listed) or [f"deb {DEFAULT_MIRROR} {SUITE} main", f"deb {DEFAULT_MIRROR} {SUITE}-updates main"]
+    return parse_sources(listed)
 
 
 def parse_sources(listed: str) -> list[str]:
