@@ -1,4 +1,4 @@
-"""The control loop's edge: key -> observe -> plan -> write status -> act -> publish -> tell.
+"""The control loop's edge: key -> observe -> plan -> write status -> publish -> act -> tell.
 
 One pass per job at a time. The status is written first, under the observed resourceVersion: if that fails nothing of
 the plan is carried out, so what the operator did is always what the status says. Mere progress is written at most
@@ -7,12 +7,13 @@ once a second per job, the mere passing of time once a minute.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Set
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, Protocol, TypeVar
 
 from llmtrain_operator import manifests
 from llmtrain_operator.agents import AgentBook
@@ -37,10 +38,14 @@ from llmtrain_operator.state import (
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PROGRESS_INTERVAL = 1.0
 """Seconds between two status writes of one job that say nothing but how far it is."""
 LEDGER_INTERVAL = 60.0
 """The same for two that say nothing but that time has passed: it can be booked later just as well."""
+AT_ONCE = 16
+"""Pods of one job that are created or deleted at the same time."""
 CONFLICT_PAUSE = 0.05
 """Seconds after which a pass that was overtaken by someone's write is made again."""
 REFUSAL_PAUSE = 30.0
@@ -113,10 +118,11 @@ class Controller:
         except Unavailable:
             self.agents.excuse(observed.agents)
             raise
-        for action in decided.actions:
-            if not await self._act(raw, job, spec, action):
-                wait = CONFLICT_PAUSE
+        # On record, so it may be said at once: recovery does not wait for pods to be created.
         self._publisher.publish(Publish(key, dict(decided.directives)))
+        for batch in _batches(decided.actions):
+            if not all(await _together(self._act(raw, job, spec, action) for action in batch)):
+                wait = CONFLICT_PAUSE
         for event in decided.events:
             self._cluster.post_event(raw, event.reason, event.message, warning=event.type == "Warning")
         self._metrics.job(job.namespace, job.name, decided.status)
@@ -187,8 +193,7 @@ class Controller:
         match action:
             case ApplyChildren():
                 objects = manifests.children(job)
-                for child in objects:
-                    await self._cluster.apply(child)
+                await _together(self._cluster.apply(child) for child in objects)
                 self._applied[job.key] = (_digest(objects), time.monotonic())
             case FillDesired(value):
                 # As it is after this pass's own status write, not as it was observed.
@@ -215,6 +220,22 @@ def _view(raw: Mapping[str, Any]) -> JobView:
         annotations=metadata.get("annotations") or {},
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def _batches(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
+    """What may be done at the same time: pods among themselves, in bounded numbers; all else in order, first."""
+    pods = [action for action in actions if isinstance(action, CreatePod | DeletePod)]
+    yield from ([action] for action in actions if not isinstance(action, CreatePod | DeletePod))
+    yield from (pods[start : start + AT_ONCE] for start in range(0, len(pods), AT_ONCE))
+
+
+async def _together(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """Await all of them, also if one fails: nothing of a pass goes on after its end. Then raise the first failure."""
+    done = await asyncio.gather(*parts, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in done if not isinstance(result, BaseException)]
 
 
 def _differ(old: JobStatus, new: JobStatus, ignored: Set[str]) -> bool:
