@@ -95,8 +95,8 @@ def test_the_operator_may_die_while_a_job_trains(kubectl: Kubectl, installed: Cl
     system = Kubectl(installed.kubectl, installed.kubeconfig, "llmtrain-system")
     system("delete", "pod", "--all", "--force", "--grace-period=0")
     system("rollout", "status", "deploy/llmtrain", "--timeout=60s", timeout=70)
-    kubectl.wait("ltj/j", f"jsonpath={{.status.progress.step}}={250}", 300)
-    assert {node: workers(installed, node) for node in nodes} in (running, {node: [] for node in nodes})
+    for node in nodes:  # by now they may have finished, one after the other
+        assert set(workers(installed, node)) <= set(running[node]), "a worker was started anew"
     kubectl.wait("ltj/j", "condition=Complete")
     after = kubectl.job("j")
     assert (after["restarts"], after["rounds"]) == (0, 1)
