@@ -81,10 +81,14 @@ def judge(failure: Failure, history: History, max_restarts: int, *, knows_steps:
         text = f"spec.recovery.maxRestarts ({max_restarts}) is used up; last: {failure.message}"
         return Verdict(True, "RestartsExhausted", text, 0.0, True, streak)
     pause = 0.0 if streak == 1 else min(BACKOFF_LIMIT, BACKOFF_FIRST * 2.0 ** (streak - 2))
-    return Verdict(False, failure.reason, failure.message, pause, True, streak)
+    # A lost peer is the infrastructure's doing, as far as is known; again and again it is a crash loop like any other.
+    counts = streak > 1 or not is_secondary(failure)
+    return Verdict(False, failure.reason, failure.message, pause, counts, streak)
 
 
 def _same(failure: Failure, last: Failure | None) -> bool:
+    if last is not None and is_secondary(failure):
+        return is_secondary(last)  # their messages name addresses and ports that change
     return last is not None and (failure.reason, failure.message, failure.step) == (
         last.reason,
         last.message,

@@ -40,6 +40,7 @@ def test_root_cause(failures, expected) -> None:
         pytest.param(ERROR, (3, 3, ERROR), False, False, True, 4, id="the-pause-doubles"),
         pytest.param(KILLED, (10, 1, ERROR), True, True, True, 0, id="budget-used-up"),
         pytest.param(LOST, (10, 9, LOST), True, False, False, 0, id="infrastructure-never-uses-the-budget"),
+        pytest.param(PEER, (0, 0, None), True, False, False, 0, id="a-lost-peer-is-not-the-users-doing"),
         pytest.param(PEER, (1, 1, PEER), True, False, True, 1, id="a-lost-peer-twice-is-not-the-users-error"),
     ],
 )

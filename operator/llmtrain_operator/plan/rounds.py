@@ -14,12 +14,11 @@ from llmtrain_operator.plan.ends import finish
 from llmtrain_operator.state import PodView
 
 
-def watch_silence(run: Draft, current: Round) -> None:
+def watch_silence(run: Draft) -> None:
     """Nothing happens when a silent member's time is up, so the pass that judges it has to be asked for."""
-    silent = [agent.silent_for for m in current.members if (agent := run.observed.agents.get(m.uid))]
-    for length in silent:
-        if length > 0:
-            run.wake_in(membership.SILENCE_LIMIT - length + 0.1)
+    for agent in run.observed.agents.values():
+        if 0 < agent.silent_for <= membership.SILENCE_LIMIT:
+            run.wake_in(membership.SILENCE_LIMIT - agent.silent_for + 0.1)
 
 
 def settling(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> bool:

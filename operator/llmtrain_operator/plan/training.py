@@ -53,6 +53,7 @@ def train(run: Draft) -> None:
     if run.round is None:
         await_round(run)
     _arrange(run)
+    watch_silence(run)
     direct(run)
     describe(run)
 
@@ -68,9 +69,7 @@ def _follow(run: Draft) -> None:
         finish(run, "Complete", "TrainingComplete", f"all {len(current.members)} members finished after step {steps}")
         return
     lost = membership.losses(current, run.pods, run.observed.agents, done)
-    if not lost or settling(run, current, lost):
-        watch_silence(run, current)
-    else:
+    if lost and not settling(run, current, lost):
         lose_round(run, current, lost)
 
 
