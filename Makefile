@@ -40,7 +40,7 @@ images: setup  ## Build both images with buildah (the torch layer once)
 	$(PY) -m devcluster images
 
 demo: $(if $(KUBECONFIG),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
-	$(PY) -m devcluster.demo $(if $(KUBECONFIG),--kubeconfig $(KUBECONFIG) --image $(IMAGE))
+	$(PY) -m devcluster.demo $(if $(KUBECONFIG),--kubeconfig $(KUBECONFIG) --image "$(IMAGE)")
 
 cluster-up: images  ## Start the embedded cluster
 	$(PY) -m devcluster up
