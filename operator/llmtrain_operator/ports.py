@@ -16,11 +16,11 @@ class Conflict(Exception):  # noqa: N818 - the three names say what happened; th
     """The object changed since it was read: observe again, then decide again."""
 
 
-class Rejected(Exception):  # noqa: N818
+class Rejected(Exception):  # noqa: N818 - says what happened, as above
     """The request will never succeed as it is (invalid, forbidden, over quota): tell the user, look again later."""
 
 
-class Unavailable(Exception):  # noqa: N818
+class Unavailable(Exception):  # noqa: N818 - says what happened, as above
     """No answer, or one that says not now: retry with back-off."""
 
 

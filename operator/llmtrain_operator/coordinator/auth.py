@@ -21,7 +21,7 @@ class Unauthenticated(Exception):  # noqa: N818 - says what happened, like the p
     """The token proves nothing: refuse the connection with 401 and this text."""
 
 
-class AuthenticationUnavailable(Exception):  # noqa: N818
+class AuthenticationUnavailable(Exception):  # noqa: N818 - says what happened, as above
     """Nobody could say whether the token is good: refuse with 503, the agent tries again."""
 
 
