@@ -25,6 +25,7 @@ KUBERNETES = "1.36.3"
 ETCD = "3.6.8"
 CONTAINERD = "2.4.2"
 COREDNS = "1.15.0"
+VERSITYGW = "1.8.0"
 
 MINIMUM_GO = (1, 21)
 GO_REMEDY = (
@@ -118,6 +119,14 @@ RECIPES = (
         f" -X {_KUBE_VERSION}.gitMajor=1 -X {_KUBE_VERSION}.gitMinor={KUBERNETES.split('.')[1]}",
         own_staging=True,
         cold_seconds=285,
+    ),
+    Recipe(
+        name="versitygw",  # an S3 server in front of a directory
+        version=VERSITYGW,
+        module="github.com/versity/versitygw",
+        packages=("github.com/versity/versitygw/cmd/versitygw",),
+        binaries=("versitygw",),
+        cold_seconds=60,
     ),
 )
 

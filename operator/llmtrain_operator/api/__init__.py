@@ -5,7 +5,9 @@ The models are the truth. `crd` turns them into crds/llmtrainjobs.yaml, `validat
 
 from llmtrain_operator.api.spec import JobSpec
 from llmtrain_operator.api.status import (
+    CheckpointStatus,
     Condition,
+    EndingStatus,
     FailureStatus,
     JobStatus,
     LLMTrainJob,
@@ -15,7 +17,9 @@ from llmtrain_operator.api.status import (
 )
 
 __all__ = [
+    "CheckpointStatus",
     "Condition",
+    "EndingStatus",
     "FailureStatus",
     "JobSpec",
     "JobStatus",

@@ -7,26 +7,26 @@ can say is in `validation`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from llmtrain_operator.api.checkpoint import Checkpoint
 from llmtrain_operator.api.record import Record, Rule
+from llmtrain_operator.api.scheduling import Scheduling
+from llmtrain_operator.api.types import (
+    CLAIM,
+    Count,
+    CountOrZero,
+    Duration,
+    Fraction,
+    FreeForm,
+    NonNegative,
+    Place,
+    Positive,
+    Ratio,
+)
 from llmtrain_operator.contract.presets import PRESETS
-
-_CLAIM = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"
-_PLACE = rf"^(/.*|file:///.*|{_CLAIM})$"
-_STORAGE = rf"^(s3://[a-z0-9][-a-z0-9.]*(/.*)?|file:///.*|{_CLAIM})$"
-
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Ratio = Annotated[float, Field(ge=0, le=1)]
-Place = Annotated[str, Field(pattern=_PLACE, max_length=1024)]
-Storage = Annotated[str, Field(pattern=_STORAGE, max_length=1024)]
-Duration = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$", max_length=32)]
 
 
 def _known_preset(name: str) -> str:
@@ -36,9 +36,6 @@ def _known_preset(name: str) -> str:
 
 
 Preset = Annotated[str, AfterValidator(_known_preset), Field(json_schema_extra={"enum": list(PRESETS)})]
-FreeForm = Annotated[
-    dict[str, Any], Field(json_schema_extra={"type": "object", "x-kubernetes-preserve-unknown-fields": True})
-]
 
 
 class Nodes(Record):
@@ -147,7 +144,7 @@ class Data(Record):
     """Format of the files; auto goes by suffix. Default auto."""
     text_field: Annotated[str, Field(min_length=1, max_length=256)] = "text"
     """Field (JSONL) or column (Parquet) that holds the text. Default text."""
-    tokenizer: Annotated[str, Field(pattern=rf"^(byte|/.*|file:///.*|{_CLAIM})$", max_length=1024)] = "byte"
+    tokenizer: Annotated[str, Field(pattern=rf"^(byte|/.*|file:///.*|{CLAIM})$", max_length=1024)] = "byte"
     """byte, or where a tokenizer.json or a Hugging Face tokenizer directory lies. Default byte."""
     sequence_length: Annotated[int, Field(ge=2, le=2**24)] = 256
     """Tokens per sample. Default 256."""
@@ -275,48 +272,6 @@ class Entrypoint(Record):
     """Command-line arguments. Default none."""
 
 
-class Flash(Record):
-    """Snapshots in the members' memory. Accepted, but not used by this version."""
-
-    every_steps: Annotated[
-        Annotated[int, Field(ge=1)] | Literal["auto"],
-        Field(
-            json_schema_extra={
-                "x-kubernetes-int-or-string": True,
-                "x-kubernetes-validations": [
-                    {
-                        "rule": "type(self) == int ? self >= 1 : self == 'auto'",
-                        "message": "everySteps must be a positive number of steps or auto",
-                    }
-                ],
-            }
-        ),
-    ] = 1
-    """Steps between snapshots, or auto. Default 1."""
-    replicas: Annotated[int, Field(ge=0, le=3)] = 1
-    """Copies of each snapshot in other members' memory. Default 1."""
-
-
-class Durable(Record):
-    """Checkpoints in storage that outlives the pods. Accepted, but not used by this version."""
-
-    storage: Storage
-    """Where: pvc://claim/path, s3://bucket/prefix or file:///path."""
-    every: Duration = "10m"
-    """Time between checkpoints, such as 10m. Default 10m."""
-    keep: Annotated[int, Field(ge=1, le=1000)] = 3
-    """How many of the newest checkpoints are kept. Default 3."""
-
-
-class Checkpoint(Record):
-    """What a recovery starts from. This version takes no checkpoints, and says so in condition Protected."""
-
-    flash: Flash | None = None
-    """Snapshots in memory."""
-    durable: Durable | None = None
-    """Checkpoints in storage."""
-
-
 class Objectives(Record):
     """What recovery should achieve; a promise to measure against. Accepted, but not judged by this version."""
 
@@ -386,7 +341,9 @@ class JobSpec(Record):
     entrypoint: Entrypoint | None = None
     """Your own script in place of the reference trainer."""
     checkpoint: Checkpoint | None = None
-    """What a recovery starts from. Not used by this version."""
+    """What a recovery starts from."""
+    scheduling: Scheduling | None = None
+    """How the members are placed and queued."""
     recovery: Recovery = Recovery()
     """What is done about failures."""
     output: Place | None = None

@@ -13,7 +13,9 @@ from llmtrain_operator.api.record import Record, StatusRecord
 from llmtrain_operator.api.spec import JobSpec
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-State = Literal["Pending", "Invalid", "Starting", "Running", "Recovering", "Suspended", "Complete", "Failed"]
+State = Literal[
+    "Pending", "Invalid", "Starting", "Running", "Resizing", "Recovering", "Suspended", "Complete", "Failed"
+]
 
 
 class Condition(StatusRecord):
@@ -52,6 +54,17 @@ class MemberStatus(StatusRecord):
     """Whether all its workers have ended well; what becomes of its pod afterwards does not matter."""
 
 
+class EndingStatus(StatusRecord):
+    """The round is to end at a step boundary, after its state is saved."""
+
+    reason: Literal["Resize", "Suspend"]
+    """What for."""
+    message: str = ""
+    """The same as a sentence."""
+    since: Time
+    """When it was decided."""
+
+
 class RoundStatus(StatusRecord):
     """The current membership generation. Written before it is published, so that it never runs twice."""
 
@@ -65,6 +78,10 @@ class RoundStatus(StatusRecord):
     """When the round was formed."""
     reason: str = ""
     """Why it has these members."""
+    wanted: int | None = None
+    """Members that were wanted when it was formed."""
+    ending: EndingStatus | None = None
+    """Set when the members were told to save and leave."""
 
 
 class ProgressStatus(StatusRecord):
@@ -91,11 +108,36 @@ class ProgressStatus(StatusRecord):
     step_seconds: float | None = None
     """Seconds per step."""
     phase: str = "loading"
-    """loading, training, evaluating, exporting or done."""
+    """loading, restoring, training, evaluating, saving, exporting or done."""
     eta: str | None = None
     """Estimated time left, such as 3m12s."""
     updated_at: Time | None = None
     """When this was last different."""
+
+
+class CheckpointStatus(StatusRecord):
+    """Durable checkpoints, as the members report them."""
+
+    step: int | None = None
+    """Step of the newest committed checkpoint; what a recovery loses is what was trained after it."""
+    saved_at: Time | None = None
+    """When the operator learned of it."""
+    stall_seconds: float | None = None
+    """How long training stood still for it."""
+    save_seconds: float | None = None
+    """How long it took until it was committed."""
+    size: int | None = None
+    """Its size in bytes."""
+    error: str = ""
+    """Why the newest attempt to save failed; empty when it did not."""
+    error_reason: str = ""
+    """The same as one PascalCase word."""
+    restored_step: int | None = None
+    """Step that the current round began at; absent if it began with fresh weights."""
+    restored_from: str = ""
+    """The checkpoint that it began from."""
+    restore_seconds: float | None = None
+    """How long reading it took."""
 
 
 class FailureStatus(StatusRecord):
@@ -149,6 +191,8 @@ class JobStatus(StatusRecord):
     """Members wanted."""
     progress: ProgressStatus | None = None
     """How far training is."""
+    checkpoint: CheckpointStatus | None = None
+    """Durable checkpoints; absent until a member has spoken of them."""
     best_step: int = 0
     """Farthest step of earlier rounds; steps up to it are done again after a restart."""
     restarts: int = 0

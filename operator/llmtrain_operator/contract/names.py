@@ -32,6 +32,7 @@ VOLUME_ROOT: Final = "/llmtrain/volumes"  # the claim of a pvc:// URI is mounted
 
 # Environment of the agent (set by the operator in the pod)
 ENV_JOB: Final = "LLMTRAIN_JOB"  # namespace/name
+ENV_JOB_UID: Final = "LLMTRAIN_JOB_UID"
 ENV_SPEC: Final = "LLMTRAIN_SPEC"  # the job's spec, validated and defaulted, as JSON
 ENV_INDEX: Final = "LLMTRAIN_MEMBER_INDEX"
 ENV_INCARNATION: Final = "LLMTRAIN_INCARNATION"
@@ -62,6 +63,16 @@ REASON_USER_ERROR: Final = "UserError"  # an exception or exit code of the user'
 REASON_PEER_LOST: Final = "PeerLost"  # a collective broke because another worker went away: the cause is elsewhere
 REASON_KILLED: Final = "Killed"  # a signal
 REASON_POD_LOST: Final = "PodLost"  # the pod, its node, or its agent went away
+REASON_CHECKPOINT_MISMATCH: Final = "CheckpointMismatch"  # the storage holds checkpoints of another model or format
+REASON_CHECKPOINT_LOST: Final = "CheckpointLost"  # the storage holds checkpoints, and none of them is valid
+REASON_FENCED: Final = "Fenced"  # a newer round owns the storage: this worker is a leftover of an old one
+
+# Why a checkpoint could not be written or read
+REASON_STORAGE_FULL: Final = "StorageFull"
+REASON_STORAGE_READ_ONLY: Final = "StorageReadOnly"
+REASON_STORAGE_DENIED: Final = "StorageDenied"  # wrong credentials, or no right to it
+REASON_STORAGE_MISSING: Final = "StorageMissing"  # no such bucket, claim or directory
+REASON_STORAGE_UNREACHABLE: Final = "StorageUnreachable"
 
 PERMANENT_REASONS: Final = frozenset(
     {
@@ -71,6 +82,8 @@ PERMANENT_REASONS: Final = frozenset(
         REASON_INVALID_CONFIG,
         REASON_NON_FINITE_LOSS,
         REASON_OUT_OF_MEMORY,
+        REASON_CHECKPOINT_MISMATCH,
+        REASON_CHECKPOINT_LOST,
     }
 )
 """Errors that a restart cannot cure: the same input gives them again."""

@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar
 WIRE_VERSION = 1
 
 AgentState = Literal["joining", "running", "succeeded", "failed", "stopped"]
-Action = Literal["wait", "run", "stop"]
-Phase = Literal["loading", "training", "evaluating", "exporting", "done"]
+Action = Literal["wait", "run", "save", "stop"]
+Phase = Literal["loading", "restoring", "training", "evaluating", "saving", "exporting", "done"]
 
 
 class WireError(ValueError):
@@ -57,6 +57,29 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """What a worker knows of durable checkpoints. Times are in seconds, sizes in bytes.
+
+    `step`: newest step whose checkpoint is committed, None if there is none. `error` and `error_reason`
+    (`names.REASON_STORAGE_*`): why the newest attempt failed, empty when it did not; `failed_step`: its step.
+    `restored_step`: where this round began, None: at step 0 with fresh weights; `restored_from`: the checkpoint's URI.
+    `skipped`: damaged checkpoints that were passed over then, each as `NAME: why`.
+    """
+
+    step: int | None = None
+    stall_seconds: float | None = None
+    save_seconds: float | None = None
+    size: int | None = None
+    error: str = ""
+    error_reason: str = ""
+    failed_step: int | None = None
+    restored_step: int | None = None
+    restored_from: str = ""
+    restore_seconds: float | None = None
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats."""
 
@@ -75,6 +98,7 @@ class Progress:
     data_wait_seconds: float | None = None
     tokens_per_second: float | None = None
     mfu: float | None = None
+    checkpoints: Checkpoints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +143,9 @@ class Report:
 class Directive:
     """What an agent should be doing.
 
-    `run`: be in `round`. `wait`: be in no round: end the workers at once if there are any, and join. `stop`: end the
-    workers with grace, then exit. Without any directive (the coordinator has just started, say) an agent goes on.
+    `run`: be in `round`. `wait`: be in no round: end the workers at once if there are any, and join. `save`: be in no
+    round, but let the workers end by themselves at a step boundary, once their state is in durable storage. `stop`: end
+    the workers with grace, then exit. Without any directive (the coordinator has just started, say) an agent goes on.
     """
 
     action: Action
