@@ -1,0 +1,1 @@
+"""Durable checkpoints: what is saved, where it lies, and how it comes back at any world size."""
