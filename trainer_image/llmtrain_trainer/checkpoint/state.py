@@ -32,11 +32,11 @@ class EngineState:
         """
         raise NotImplementedError
 
-    def rng(self) -> bytes:
-        """This rank's random generators: Python, numpy, torch on the CPU and the accelerator."""
+    def rng(self) -> dict[str, Any]:
+        """This rank's random generators, as JSON: Python, numpy, torch on the CPU and the accelerator."""
         raise NotImplementedError
 
-    def load_rng(self, stored: bytes) -> None:
+    def load_rng(self, stored: dict[str, Any]) -> None:
         """Go on with the generators of `rng()`."""
         raise NotImplementedError
 
