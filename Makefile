@@ -50,7 +50,7 @@ cluster-down: .venv/.installed  ## Stop it and remove every trace
 
 crd: .venv/.installed  ## Regenerate the CRD from the models
 	$(PY) -m llmtrain_operator.api.crd > crds/llmtrainjobs.yaml
-	cp crds/llmtrainjobs.yaml charts/llmtrain/crds/llmtrainjobs.yaml
+	cp crds/llmtrainjobs.yaml charts/llmtrain/files/llmtrainjobs.yaml
 
 lint: .venv/.installed  ## ruff, mypy --strict, import rules
 	.venv/bin/ruff check .

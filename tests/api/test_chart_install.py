@@ -24,6 +24,7 @@ SECRETS = Resource("Secret", "v1", "secrets")
 DEPLOYMENTS = Resource("Deployment", "apps/v1", "deployments")
 CLUSTER_ROLES = Resource("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles", namespaced=False)
 CRDS = Resource("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
+VALUES = {"crds": {"install": False}}  # the session's API server has it already
 SETTINGS = Settings("trainer:1", "operator:1", "wss://coordinator:7443", "CA")
 SPEC = {"model": {"preset": "gpt-tiny"}, "data": {"source": "/data"}, "training": {"maxSteps": 1}}
 
@@ -33,7 +34,7 @@ async def release(kubeconfig, namespace):
     """The chart installed under the namespace's name, so that tests' cluster-wide objects do not meet."""
     config = helm.Config(kubeconfig_path=kubeconfig, namespace=namespace)
     with config:
-        await asyncio.to_thread(config.install, str(CHART), namespace, {"watch": {"namespaces": [namespace]}})
+        await asyncio.to_thread(config.install, str(CHART), namespace, VALUES | {"watch": {"namespaces": [namespace]}})
         yield config
         with contextlib.suppress(helm.HelmError):
             await asyncio.to_thread(config.uninstall, namespace)
@@ -42,7 +43,7 @@ async def release(kubeconfig, namespace):
 async def test_an_upgrade_keeps_the_certificate_and_an_uninstall_leaves_only_the_kind(client, release, namespace):
     secret = f"{namespace}-llmtrain-coordinator-tls"
     before = await client.request("get", SECRETS, namespace, secret)
-    await asyncio.to_thread(release.upgrade, str(CHART), namespace, {"logLevel": "debug"})
+    await asyncio.to_thread(release.upgrade, str(CHART), namespace, VALUES | {"logLevel": "debug"})
     after = await client.request("get", SECRETS, namespace, secret)
     assert after["data"] == before["data"]
     await asyncio.to_thread(release.uninstall, namespace)
