@@ -108,7 +108,7 @@ class Controller:
         job = _view(raw)
         spec, problems = self._parse(job, raw)
         status = JobStatus.model_validate(raw.get("status") or {})
-        observed = self._observe(job)
+        observed = self._observe(job, spec)
         decided = plan(job, spec, problems, status, observed, time.time())
         try:
             wait = await self._write(raw, key, status, decided)
@@ -145,13 +145,14 @@ class Controller:
             self._parsed[job.key] = known
         return known[1], known[2]
 
-    def _observe(self, job: JobView) -> Observed:
+    def _observe(self, job: JobView, spec: JobSpec | None) -> Observed:
         # A job that was deleted and created again under its name must not adopt its predecessor's pods.
         pods = tuple(pod for pod in self._cluster.pods(job.key) if pod.owner == job.uid)
         self.agents.forget_all_but((pod.uid for pod in pods), job.namespace, job.key)
         now = time.monotonic()
         digest, since = self._applied.get(job.key, ("", 0.0))
-        applied = digest == _digest(manifests.children(job)) and now - since < CHILDREN_TRUST
+        wanted = _digest(manifests.children(job, spec, self._settings)) if spec else ""
+        applied = digest == wanted and now - since < CHILDREN_TRUST
         refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
         return Observed(pods, self.agents.views(pods), applied, refused)
 
@@ -192,7 +193,8 @@ class Controller:
     async def _perform(self, job: JobView, spec: JobSpec | None, action: Action) -> None:
         match action:
             case ApplyChildren():
-                objects = manifests.children(job)
+                assert spec is not None
+                objects = manifests.children(job, spec, self._settings)
                 await _together(self._cluster.apply(child) for child in objects)
                 self._applied[job.key] = (_digest(objects), time.monotonic())
             case FillDesired(value):

@@ -6,6 +6,7 @@ Whatever part ends by itself ends the process: the kubelet starts it anew, and a
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from llmtrain_operator.controller import Controller
 from llmtrain_operator.link import CoordinatorLink
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.network import Rule
 from llmtrain_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,16 @@ async def _first_end(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> 
         raise PartEnded(f"{ended.get_name()} ended") from ended.exception()
 
 
+def _rules(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[Rule, ...] | None:
+    try:
+        rules = None if value is None else json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from error
+    if rules is not None and not (isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)):
+        raise click.BadParameter("give a JSON list of NetworkPolicy egress rules")
+    return None if rules is None else tuple(rules)
+
+
 @click.command()
 @click.option("--namespaces", default="", help="Comma-separated namespaces to watch; all if empty.")
 @click.option("--control-socket", type=click.Path(path_type=Path), default=Path("/run/llmtrain/coordinator.sock"))
@@ -116,6 +128,7 @@ async def _first_end(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> 
 @click.option("--operator-image", required=True, help="Image that the agent is copied from into users' own images.")
 @click.option("--image-pull-policy", default="IfNotPresent")
 @click.option("--image-pull-secret", multiple=True, help="Name of a secret in the job's namespace; repeatable.")
+@click.option("--member-egress", callback=_rules, help="JSON list of egress rules; without it no NetworkPolicies.")
 @click.option("--http-port", type=int, default=8080, help="/healthz, /readyz and /metrics.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Default: the pod's own account.")
 @click.option("--log-level", default="INFO")
@@ -128,6 +141,7 @@ def main(
     operator_image: str,
     image_pull_policy: str,
     image_pull_secret: tuple[str, ...],
+    member_egress: tuple[Rule, ...] | None,
     http_port: int,
     kubeconfig: Path | None,
     log_level: str,
@@ -142,6 +156,7 @@ def main(
         coordinator_ca=coordinator_ca.read_text(),
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secret,
+        member_egress=member_egress,
     )
     if kubeconfig:
         os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it

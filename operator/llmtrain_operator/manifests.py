@@ -1,4 +1,4 @@
-"""Job -> the Kubernetes objects that belong to it: member pods, headless Service, disruption budget, service account.
+"""Job -> the Kubernetes objects that belong to it: member pods, headless Service, disruption budget, account, policy.
 
 Pure. Every object is owned by the job, so deleting the job leaves nothing behind. Pods satisfy Pod Security
 `restricted`. The user's template is merged by name into the generated pod and wins wherever both speak.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from llmtrain_operator import network
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
@@ -36,6 +37,8 @@ class Settings:
     coordinator_ca: str
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
+    member_egress: tuple[network.Rule, ...] | None = None
+    """Where every member may connect to, beside what its job needs; None: jobs get no NetworkPolicy."""
 
 
 def pod_name(job: JobView, index: int, incarnation: int) -> str:
@@ -48,7 +51,7 @@ def selector(job: JobView) -> dict[str, str]:
     return {names.LABEL_JOB: job.name, names.LABEL_COMPONENT: "member"}
 
 
-def children(job: JobView) -> list[dict[str, Any]]:
+def children(job: JobView, spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:
     """The objects beside the pods, in the order in which they are applied."""
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
     service = {
@@ -62,13 +65,17 @@ def children(job: JobView) -> list[dict[str, Any]]:
         "kind": "PodDisruptionBudget",
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(job)}},
     }
+    objects: list[dict[str, Any]] = [account, service, budget]
+    if settings.member_egress is not None:
+        rules = network.policy_spec(selector(job), spec, settings.member_egress)
+        objects.append({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": rules})
     metadata = {
         "name": job.name,
         "namespace": job.namespace,
         "labels": _common_labels(job),
         "ownerReferences": _owner(job),
     }
-    return [{**child, "metadata": metadata} for child in (account, service, budget)]
+    return [{**child, "metadata": metadata} for child in objects]
 
 
 def member_pod(job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings) -> dict[str, Any]:

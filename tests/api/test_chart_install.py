@@ -67,7 +67,7 @@ async def test_its_pods_and_members_pass_pod_security_restricted(client, release
     }
     await client.request("create", PODS, namespace, body=operator, query={"dryRun": "All"})
     job = JobView(name="a", namespace=namespace, uid="11111111-2222-3333-4444-555555555555", generation=1)
-    await client.request("create", BY_KIND["ServiceAccount"], namespace, body=children(job)[0])
+    await client.request("create", BY_KIND["ServiceAccount"], namespace, body=children(job, JobSpec.model_validate(SPEC), SETTINGS)[0])
     member = member_pod(job, JobSpec.model_validate(SPEC), 0, 1, SETTINGS)
     await client.request("create", PODS, namespace, body=member, query={"dryRun": "All"})
     operator["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
@@ -102,7 +102,7 @@ async def test_the_operators_rights_suffice_for_all_it_does(client, as_operator,
     await asyncio.wait_for(port.synced(), 20)
     await port.patch_status(raw, {"state": "Pending"})
     await port.patch_desired(port.job(job.key), 1)
-    for child in children(job):
+    for child in children(job, JobSpec.model_validate(SPEC), SETTINGS):
         await port.apply(child)
     await port.create(member_pod(job, JobSpec.model_validate(SPEC), 0, 1, SETTINGS))
     [pod] = port.pods(job.key)

@@ -49,7 +49,7 @@ def trainer(pod):
 )
 def test_every_object_is_valid_kubernetes(job_spec) -> None:
     """Strictly: an unknown or misspelt field is an error."""
-    for thing in [*manifests.children(JOB), member(job_spec)]:
+    for thing in [*manifests.children(JOB, job_spec, SETTINGS), member(job_spec)]:
         kubernetes_validate.validate(thing, "1.36", strict=True)
         assert thing["metadata"]["ownerReferences"][0]["uid"] == "job-uid"
 

@@ -36,6 +36,7 @@ _OTHERS: Final = (
     Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims"),
     Resource("Namespace", "v1", "namespaces", namespaced=False),
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets"),
+    Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
     Resource("TokenReview", "authentication.k8s.io/v1", "tokenreviews", namespaced=False),
 )
 BY_KIND: Final[Mapping[str, Resource]] = {r.kind: r for r in (JOBS, PODS, NODES, EVENTS, *_OTHERS)}
