@@ -11,7 +11,9 @@ from typing import Literal
 
 from llmtrain_operator.api import Condition
 
-ConditionType = Literal["Valid", "Running", "Recovering", "Resizing", "Suspended", "Complete", "Failed", "Protected"]
+ConditionType = Literal[
+    "Valid", "Scheduled", "Running", "Recovering", "Resizing", "Suspended", "Complete", "Failed", "Protected"
+]
 
 
 MESSAGE_LIMIT = 4096

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol, TypeVar
 
-from llmtrain_operator import manifests
+from llmtrain_operator import manifests, scheduling
 from llmtrain_operator.agents import AgentBook
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem, parse
@@ -34,6 +34,7 @@ from llmtrain_operator.state import (
     JobView,
     Observed,
     Plan,
+    PodView,
 )
 
 log = logging.getLogger(__name__)
@@ -151,10 +152,16 @@ class Controller:
         self.agents.forget_all_but((pod.uid for pod in pods), job.namespace, job.key)
         now = time.monotonic()
         digest, since = self._applied.get(job.key, ("", 0.0))
-        wanted = _digest(manifests.children(job, spec, self._settings)) if spec else ""
+        obstacle = scheduling.obstacle(spec, self._cluster.serves) if spec else None
+        wanted = _digest(self._children(job, spec, pods)) if spec else ""
         applied = digest == wanted and now - since < CHILDREN_TRUST
         refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
-        return Observed(pods, self.agents.views(pods), applied, refused)
+        return Observed(pods, self.agents.views(pods), applied, refused, obstacle)
+
+    def _children(self, job: JobView, spec: JobSpec, pods: Sequence[PodView]) -> list[dict[str, Any]]:
+        # A group object of an API that is not there cannot be applied, and no pod is created that could need it.
+        size = 0 if scheduling.obstacle(spec, self._cluster.serves) else scheduling.group_size(spec, pods)
+        return manifests.children(job, spec, self._settings, size)
 
     async def _write(self, raw: Mapping[str, Any], key: str, old: JobStatus, decided: Plan) -> float | None:
         """Write the new status if it is urgent or due; else the seconds until it is."""
@@ -194,7 +201,7 @@ class Controller:
         match action:
             case ApplyChildren():
                 assert spec is not None
-                objects = manifests.children(job, spec, self._settings)
+                objects = self._children(job, spec, self._cluster.pods(job.key))
                 await _together(self._cluster.apply(child) for child in objects)
                 self._applied[job.key] = (_digest(objects), time.monotonic())
             case FillDesired(value):
@@ -203,7 +210,8 @@ class Controller:
                     await self._cluster.patch_desired(newest, value)
             case CreatePod(index, incarnation):
                 assert spec is not None
-                await self._cluster.create(manifests.member_pod(job, spec, index, incarnation, self._settings))
+                size = scheduling.group_size(spec, self._cluster.pods(job.key))
+                await self._cluster.create(manifests.member_pod(job, spec, index, incarnation, self._settings, size))
                 self._refused.get(job.key, {}).pop(index, None)
             case DeletePod(name, uid, reason):
                 log.info("%s: deleting pod %s: %s", job.key, name, reason)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmtrain_operator import network
+from llmtrain_operator import network, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
@@ -51,8 +51,8 @@ def selector(job: JobView) -> dict[str, str]:
     return {names.LABEL_JOB: job.name, names.LABEL_COMPONENT: "member"}
 
 
-def children(job: JobView, spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:
-    """The objects beside the pods, in the order in which they are applied."""
+def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 0) -> list[dict[str, Any]]:
+    """The objects beside the pods, in the order in which they are applied. `group_size`: see `scheduling`."""
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
     service = {
         "apiVersion": "v1",
@@ -75,11 +75,14 @@ def children(job: JobView, spec: JobSpec, settings: Settings) -> list[dict[str, 
         "labels": _common_labels(job),
         "ownerReferences": _owner(job),
     }
-    return [{**child, "metadata": metadata} for child in objects]
+    objects += scheduling.groups(job, spec, group_size)
+    return [{**child, "metadata": {**metadata, **child.get("metadata", {})}} for child in objects]
 
 
-def member_pod(job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings) -> dict[str, Any]:
-    """The pod of one member, the user's template merged in."""
+def member_pod(
+    job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings, group_size: int = 0
+) -> dict[str, Any]:
+    """The pod of one member, the user's template merged in. `group_size`: see `scheduling`."""
     base = {
         "metadata": {"labels": {}},
         "spec": {
@@ -96,13 +99,13 @@ def member_pod(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
-            "topologySpreadConstraints": [_spread(job)],
             "initContainers": _init_containers(spec, settings),
             "containers": [_container(job, spec, index, incarnation, settings)],
             "volumes": _volumes(spec, settings),
         },
     }
-    pod: dict[str, Any] = merge(base, spec.template)
+    placed = merge(base, scheduling.placement(job, spec, index, group_size, selector(job)))
+    pod: dict[str, Any] = merge(placed, spec.template)
     pod["apiVersion"], pod["kind"] = "v1", "Pod"
     labels = pod["metadata"].get("labels")
     pod["metadata"] |= {
@@ -141,15 +144,6 @@ def _owner(job: JobView) -> list[dict[str, Any]]:
             "blockOwnerDeletion": True,
         }
     ]
-
-
-def _spread(job: JobView) -> dict[str, Any]:
-    return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": selector(job)},
-    }
 
 
 def _foreign_image(spec: JobSpec, settings: Settings) -> bool:

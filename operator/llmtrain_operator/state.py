@@ -21,7 +21,8 @@ class PodView:
     first: what was done to the pod (Evicted, NodeLost, PreemptionByScheduler, ...), how a container ended (OOMKilled,
     Error, ...), what one waits for (ImagePullBackOff, CreateContainerError, ...). Empty while all is well.
     `exit_code` is the trainer container's, once it has ended. `unschedulable_message` is the scheduler's or the gate's
-    explanation while `scheduled` is False. `owner` is the UID of the controlling job object.
+    explanation while `scheduled` is False. `owner` is the UID of the controlling job object. `group_size`: how many
+    members are scheduled together with it, 0 if it stands alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PodView:
     scheduled: bool
     unschedulable_message: str
     owner: str = ""
+    group_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +89,27 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What keeps the job's pods from being created. `reason` is PascalCase, `message` names the remedy."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One look at the world around a job.
 
     `children_applied`: Service, budget and account are as they should be. `refused`: indexes whose pod the API server
-    has just refused to create, with its words; they are left alone until they drop out of here.
+    has just refused to create, with its words; they are left alone until they drop out of here. `obstacle`: why no pod
+    may be created at all.
     """
 
     pods: tuple[PodView, ...] = ()
     agents: Mapping[str, AgentView] = field(default_factory=dict)
     children_applied: bool = False
     refused: Mapping[int, str] = field(default_factory=dict)
+    obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True, slots=True)

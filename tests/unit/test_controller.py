@@ -13,6 +13,7 @@ from llmtrain_operator.controller import Controller
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.ports import Rejected, Unavailable
+from llmtrain_operator.scheduling import Api
 from llmtrain_operator.state import PodView
 
 KEY = "d/j"
@@ -44,6 +45,9 @@ class OneJob:
 
     def node(self, name: str) -> None:
         raise AssertionError(f"nobody needs node {name}")
+
+    def serves(self, api: Api) -> bool:
+        return False
 
     async def apply(self, obj: Mapping[str, Any]) -> None:
         self.applied.append(obj["kind"])

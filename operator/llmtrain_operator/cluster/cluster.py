@@ -12,11 +12,13 @@ from typing import Any
 
 from llmtrain_operator.cluster import writes
 from llmtrain_operator.cluster.client import Client
+from llmtrain_operator.cluster.discovery import Discovery
 from llmtrain_operator.cluster.events import EventPoster
 from llmtrain_operator.cluster.projections import job_view, node_view, pod_view
 from llmtrain_operator.cluster.reflector import Reflector
 from llmtrain_operator.cluster.resources import JOBS, NODES, PODS, split_key
 from llmtrain_operator.contract import names
+from llmtrain_operator.scheduling import OPTIONAL_APIS, Api
 from llmtrain_operator.state import NodeView, PodView
 
 
@@ -39,6 +41,7 @@ class Cluster:
             for ns in namespaces or ("",)
         }
         self._nodes = Reflector(client, NODES, node_view, self._node_changed, optional=True)
+        self._discovery = Discovery(client, OPTIONAL_APIS, self._wake_all)
 
     async def run(self) -> None:
         """Keep the caches up to date and post events, until cancelled."""
@@ -46,11 +49,13 @@ class Cluster:
             for reflector in self._reflectors():
                 tasks.create_task(reflector.run())
             tasks.create_task(self._events.run())
+            tasks.create_task(self._discovery.run())
 
     async def synced(self) -> None:
         """Return when all caches have seen their first complete list."""
         for reflector in self._reflectors():
             await reflector.synced.wait()
+        await self._discovery.synced.wait()
 
     def jobs(self) -> Collection[str]:
         """See `ports.ClusterPort.jobs`, as for all that follow."""
@@ -68,6 +73,9 @@ class Cluster:
 
     def node(self, name: str) -> NodeView | None:
         return self._nodes.get(name)
+
+    def serves(self, api: Api) -> bool:
+        return self._discovery.serves(api)
 
     async def apply(self, obj: Mapping[str, Any]) -> None:
         self._absorb(await writes.apply(self._client, obj))
@@ -99,6 +107,10 @@ class Cluster:
         reflector = _responsible(caches.get(answer["kind"], {}), answer["metadata"].get("namespace", ""))
         if reflector:
             reflector.absorb(answer)
+
+    def _wake_all(self) -> None:
+        for key in self.jobs():
+            self._wake(key)
 
     def _job_changed(self, key: str, old: object, new: object) -> None:
         del old, new

@@ -45,8 +45,9 @@ def pod_view(raw: Mapping[str, Any]) -> PodView | None:
         exit_code=_exit_code(status),
         created=metadata.get("creationTimestamp", ""),
         scheduled=bool(node),
-        unschedulable_message="" if node else placement.get("message", ""),
+        unschedulable_message="" if node else intern(_unplaced(spec, placement)),
         owner=intern(controller_of(raw)),
+        group_size=_number((metadata.get("annotations") or {}).get(names.ANNOTATION_GROUP_SIZE)),
     )
 
 
@@ -65,6 +66,16 @@ def node_view(raw: Mapping[str, Any]) -> NodeView:
 def job_view(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The whole job object but for `managedFields`, which often outweigh all the rest."""
     return {**raw, "metadata": {k: v for k, v in raw["metadata"].items() if k != "managedFields"}}
+
+
+def _unplaced(spec: Mapping[str, Any], placement: Mapping[str, Any]) -> str:
+    """Why the pod has no node: who holds it back, by name, or what the scheduler says."""
+    gates = [gate.get("name", "") for gate in spec.get("schedulingGates") or ()]
+    return f"held back by scheduling gate {', '.join(gates)}" if gates else placement.get("message", "")
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
 
 
 def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.scheduling import GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ JOBS: Final = Resource(names.KIND, names.API_VERSION, names.PLURAL)
 PODS: Final = Resource("Pod", "v1", "pods")
 NODES: Final = Resource("Node", "v1", "nodes", namespaced=False)
 EVENTS: Final = Resource("Event", "v1", "events")
+LEASES: Final = Resource("Lease", "coordination.k8s.io/v1", "leases")
 _OTHERS: Final = (
     Resource("Service", "v1", "services"),
     Resource("ServiceAccount", "v1", "serviceaccounts"),
@@ -40,10 +42,13 @@ _OTHERS: Final = (
     Resource("TokenReview", "authentication.k8s.io/v1", "tokenreviews", namespaced=False),
 )
 BY_KIND: Final[Mapping[str, Resource]] = {r.kind: r for r in (JOBS, PODS, NODES, EVENTS, *_OTHERS)}
+_POD_GROUPS: Final = {api.api_version: Resource("PodGroup", api.api_version, api.plural) for api in GROUPS.values()}
 
 
 def resource_of(obj: Mapping[str, Any]) -> Resource:
     """The resource that a manifest is one of. Raises `KeyError` for a kind that the operator has no business with."""
+    if obj["kind"] == "PodGroup":  # three schedulers call theirs that
+        return _POD_GROUPS[obj["apiVersion"]]
     return BY_KIND[obj["kind"]]
 
 

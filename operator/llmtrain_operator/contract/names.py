@@ -21,6 +21,7 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"  # always "llmtrain-ope
 LABEL_JOB: Final = f"{GROUP}/job"
 LABEL_INDEX: Final = f"{GROUP}/member-index"
 LABEL_INCARNATION: Final = f"{GROUP}/incarnation"
+ANNOTATION_GROUP_SIZE: Final = f"{GROUP}/group-size"  # members that are scheduled together or not at all
 ANNOTATION_DISCARD_PROGRESS: Final = f"{GROUP}/discard-progress"
 
 # A training pod

@@ -83,6 +83,7 @@ def suspend(run: Draft) -> None:
         run.tell("Suspended", "stopping all members; spec.suspend is true")
     run.set(state="Suspended", round=None, progress=None, nodes="0", waiting_since=None, not_before=None)
     run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
+    run.condition("Scheduled", False, "Suspended", "the job is suspended")
     run.condition("Running", False, "Suspended", "the job is suspended")
     run.condition("Recovering", False, "Suspended", "the job is suspended")
     run.instruct_all("stop", "the job is suspended")

@@ -10,6 +10,7 @@ from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
+from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.rounds import await_round, held_back, lose_round, settling, watch_silence
 from llmtrain_operator.state import ApplyChildren, FillDesired
 
@@ -86,11 +87,13 @@ def _arrange(run: Draft) -> None:
     current = run.round
     in_round = {member.uid for member in current.members} if current else set()
     done = {member.index for member in run.status.round.members if member.succeeded} if run.status.round else set()
-    refused = set(range(run.wanted)) if held_back(run) else done | run.observed.refused.keys()
+    none_now = held_back(run) or run.observed.obstacle is not None
+    refused = set(range(run.wanted)) if none_now else done | run.observed.refused.keys()
     unheard = membership.unheard(run.observed.agents)
-    pods = podset.arrange(run.observed.pods, run.wanted, in_round, run.status.incarnations, refused, unheard)
+    pods = podset.arrange(regroup(run), run.wanted, in_round, run.status.incarnations, refused, unheard)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *pods.create]
+    say_whether_scheduled(run)
 
 
 def _early_ends(run: Draft) -> None:

@@ -1,0 +1,58 @@
+"""Where the members are to be: which waiting pods are in the wrong gang, and what condition Scheduled says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from llmtrain_operator import scheduling
+from llmtrain_operator.conditions import find
+from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.state import DeletePod, PodView
+
+
+def regroup(run: Draft) -> tuple[PodView, ...]:
+    """Delete waiting pods whose gang has another size now. Returns all pods, those as being deleted."""
+    pods = run.observed.pods
+    size = scheduling.group_size(run.spec, pods)
+    wrong = {pod.uid for pod in scheduling.misgrouped(pods, size)}
+    why = f"the job's gang has {size} members now" if size else "the job has no gang any more"
+    run.actions += [DeletePod(pod.name, pod.uid, why) for pod in pods if pod.uid in wrong]
+    return tuple(replace(pod, deleting=True) if pod.uid in wrong else pod for pod in pods)
+
+
+def say_whether_scheduled(run: Draft) -> None:
+    """Condition Scheduled: True when every wanted member has a node, else who keeps them from it, in their words."""
+    value, reason, message = _judged(run)
+    before = find(run.status.conditions, "Scheduled")
+    run.condition("Scheduled", value, reason, message)
+    if run.observed.obstacle and (before is None or before.message != message):
+        run.tell(reason, message, warning=True)
+
+
+def _judged(run: Draft) -> tuple[bool, str, str]:
+    if run.observed.obstacle:
+        return False, run.observed.obstacle.reason, run.observed.obstacle.message
+    pods = [pod for pod in run.observed.pods if not pod.deleting and pod.phase != "Failed"]
+    placed = sum(pod.scheduled for pod in pods)
+    count = f"{placed} of {run.wanted} members have a node"
+    if run.observed.refused:
+        return False, "PodsRefused", f"{count}; the API server refuses pods: {_once(run.observed.refused.values())}"
+    waiting = [pod.unschedulable_message for pod in pods if not pod.scheduled]
+    if held := [text for text in waiting if scheduling.KUEUE_GATE in text]:
+        wanted = run.spec.scheduling
+        return False, "Queued", f"{count}; queue {wanted.queue if wanted else ''} admits the others ({_once(held)})"
+    if placed >= run.wanted:
+        return True, "AllPlaced", f"all {run.wanted} members have a node"
+    return False, "Unschedulable" if any(waiting) else "WaitingForScheduler", f"{count}{_because(run, waiting)}"
+
+
+def _because(run: Draft, waiting: list[str]) -> str:
+    if any(waiting):
+        return f"; {_once(waiting)}"
+    scheduler = run.spec.scheduling.scheduler_name if run.spec.scheduling else None
+    return f"; scheduler {scheduler} has not looked at the others" if waiting and scheduler else ""
+
+
+def _once(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(text for text in texts if text))
