@@ -5,6 +5,7 @@ from typing import Any
 
 from helm_python import Config, HelmError
 
+from devcluster.config import CONTROL_PLANE_IP, KUBERNETES_SERVICE_IP
 from devcluster.errors import DevclusterError
 
 _TIMEOUT_SECONDS = 120
@@ -12,8 +13,13 @@ _TIMEOUT_SECONDS = 120
 DEV_VALUES: dict[str, Any] = {
     "image": {"repository": "localhost/llmtrain-operator", "tag": "dev", "pullPolicy": "Never"},
     "trainerImage": {"repository": "localhost/llmtrain-trainer", "tag": "dev"},
+    # Name service and API server are processes beside the cluster, not pods.
+    "networkPolicy": {
+        "dns": {"to": [{"ipBlock": {"cidr": f"{CONTROL_PLANE_IP}/32"}}]},
+        "apiServer": {"cidrs": [f"{CONTROL_PLANE_IP}/32", f"{KUBERNETES_SERVICE_IP}/32"]},
+    },
 }
-"""Values of charts/llmtrain for the images that `python -m devcluster images` builds."""
+"""Values of charts/llmtrain for the images that `python -m devcluster images` builds, and the embedded cluster."""
 
 
 def install(kubeconfig: Path, chart: Path, release: str, namespace: str, values: dict[str, Any]) -> None:

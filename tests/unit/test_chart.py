@@ -28,8 +28,19 @@ EVERYTHING = {
     "podLabels": {"team": "ml"},
     "podAnnotations": {"note": "x"},
     "aggregateRoles": False,
+    "podDisruptionBudget": {"maxUnavailable": "50%"},
+    "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+    "networkPolicy": {
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}], "ports": [{"port": 443}]}],
+        "dns": {"to": [{"namespaceSelector": {}}], "ports": [53, 5353]},
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+        "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [443]},
+    },
 }
-CASES = pytest.mark.parametrize("values", [{}, NAMESPACED, EVERYTHING], ids=["defaults", "namespaced", "everything"])
+OPEN = {"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}}
+CASES = pytest.mark.parametrize(
+    "values", [{}, NAMESPACED, EVERYTHING, OPEN], ids=["defaults", "namespaced", "everything", "open"]
+)
 
 
 def render(values: dict, release: str = "llmtrain") -> list[dict]:
@@ -84,6 +95,7 @@ RIGHTS = {
     ("", "services"): {"create", "patch"},
     ("", "serviceaccounts"): {"create", "patch"},
     ("policy", "poddisruptionbudgets"): {"create", "patch"},
+    ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
     ("", "events"): {"create", "patch"},
 }
 CLUSTER_RIGHTS = {("authentication.k8s.io", "tokenreviews"): {"create"}, ("", "nodes"): {"list", "watch"}}

@@ -29,6 +29,27 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{/* The egress rules that the members of every job get, as the operator takes them: the coordinator, DNS, the extra. */}}
+{{- define "llmtrain.memberEgress" -}}
+- to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Release.Namespace }}}}
+      podSelector:
+        matchLabels: {{- include "llmtrain.selector" . | nindent 10 }}
+  ports:
+    - {protocol: TCP, port: {{ .Values.coordinator.port }}}
+{{- with .Values.networkPolicy.dns }}
+- to: {{- toYaml .to | nindent 4 }}
+  ports:
+    {{- range .ports }}
+    - {protocol: UDP, port: {{ . }}}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
+{{- end }}
+{{- with .Values.networkPolicy.egress }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* What Pod Security "restricted" asks of a container, and a root filesystem that nobody writes to. */}}
 {{- define "llmtrain.containerSecurity" -}}
 allowPrivilegeEscalation: false
