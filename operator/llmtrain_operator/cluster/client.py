@@ -34,6 +34,7 @@ _HTTP: Final = {
     "apply": ("PATCH", "application/apply-patch+yaml"),
     "delete": ("DELETE", "application/json"),
 }
+_READS: Final = frozenset({"get", "list", "watch"})
 _REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 # A silent watch still carries a bookmark about once a minute; twice that without a byte is a dead connection.
 _WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=130)
@@ -44,6 +45,10 @@ CallObserver = Callable[[str, str, str], None]
 
 def _unobserved(verb: str, resource: str, code: str) -> None:
     del verb, resource, code
+
+
+def _always() -> bool:
+    return True
 
 
 class NotFound(Rejected):
@@ -76,14 +81,24 @@ class TokenBucket:
 
 
 class Client:
-    """Requests by verb and resource. Raises only `Conflict`, `Rejected` (`NotFound`, `Gone`) and `Unavailable`."""
+    """Requests by verb and resource. Raises only `Conflict`, `Rejected` (`NotFound`, `Gone`) and `Unavailable`.
+
+    `may_write` is asked at the last moment before each write; if it says no, the write is `Unavailable`.
+    """
 
     def __init__(
-        self, api: ApiClient, *, rate: float = 200.0, burst: float = 400.0, on_call: CallObserver | None = None
+        self,
+        api: ApiClient,
+        *,
+        rate: float = 200.0,
+        burst: float = 400.0,
+        on_call: CallObserver | None = None,
+        may_write: Callable[[], bool] = _always,
     ) -> None:
         self._api = api
         self._bucket = TokenBucket(rate, burst)
         self._on_call = on_call or _unobserved
+        self._may_write = may_write
 
     async def request(
         self,
@@ -152,6 +167,8 @@ class Client:
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
         timeout = _WATCH_TIMEOUT if verb == "watch" else _REQUEST_TIMEOUT
         url = self._api.configuration.host + path + ("?" + urlencode(query) if query else "")
+        if verb not in _READS and not self._may_write():
+            raise Unavailable(f"{verb} {path}: this replica does not lead")
         answer = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
         return response
@@ -187,7 +204,11 @@ def _message_in(body: bytes) -> str:
 
 @contextlib.asynccontextmanager
 async def connect(
-    kubeconfig: Path | None = None, *, context: str | None = None, on_call: CallObserver | None = None
+    kubeconfig: Path | None = None,
+    *,
+    context: str | None = None,
+    on_call: CallObserver | None = None,
+    may_write: Callable[[], bool] = _always,
 ) -> AsyncIterator[Client]:
     """A client for `kubeconfig`, else for the pod's service account, else for $KUBECONFIG or ~/.kube/config.
 
@@ -208,4 +229,4 @@ async def connect(
         place = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         raise Unavailable(f"no access to a cluster: neither a pod's service account nor {place}: {error}") from error
     async with ApiClient(configuration) as api:
-        yield Client(api, on_call=on_call)
+        yield Client(api, on_call=on_call, may_write=may_write)

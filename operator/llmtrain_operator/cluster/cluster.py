@@ -57,6 +57,19 @@ class Cluster:
             await reflector.synced.wait()
         await self._discovery.synced.wait()
 
+    async def refresh(self) -> None:
+        """Return when jobs and pods are known as they were on the server at the call, or later.
+
+        Watches deliver nearly everything within milliseconds, but a leader that has missed a member or a pod would tell
+        agents the wrong thing. Raises `Rejected`, `Unavailable`.
+        """
+        reflectors: list[Reflector[Any]] = [*self._jobs.values(), *self._pods.values()]
+        await asyncio.gather(*(reflector.refresh() for reflector in reflectors))
+
+    def step_down(self) -> None:
+        """Drop the events that are still to be posted: the next leader tells the story."""
+        self._events.forget()
+
     def jobs(self) -> Collection[str]:
         """See `ports.ClusterPort.jobs`, as for all that follow."""
         return [key for reflector in self._jobs.values() for key in reflector]
@@ -112,9 +125,10 @@ class Cluster:
         for key in self.jobs():
             self._wake(key)
 
-    def _job_changed(self, key: str, old: object, new: object) -> None:
-        del old, new
-        self._wake(key)
+    def _job_changed(self, key: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
+        # Only the leader writes the status, and what it wrote is no news to it.
+        if old is None or new is None or _without_status(old) != _without_status(new):
+            self._wake(key)
 
     def _pod_changed(self, key: str, old: PodView | None, new: PodView | None) -> None:
         if old and not (new and _job_of(new) == _job_of(old)):
@@ -132,6 +146,11 @@ class Cluster:
         for job, pods in self._pods_of.items():
             if any(pod.node == key for pod in pods.values()):
                 self._wake(job)
+
+
+def _without_status(job: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {key: value for key, value in job["metadata"].items() if key != "resourceVersion"}
+    return {**job, "metadata": metadata, "status": None}
 
 
 def _job_of(pod: PodView) -> str:

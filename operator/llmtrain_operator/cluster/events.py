@@ -72,6 +72,10 @@ class EventPoster:
             self._waiting.pop(forgotten, None)
         self._wake.set()
 
+    def forget(self) -> None:
+        """Drop what is queued: another tells the story from here on."""
+        self._waiting.clear()
+
     async def run(self) -> None:
         """Post what is queued until cancelled."""
         while True:

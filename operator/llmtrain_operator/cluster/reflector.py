@@ -81,6 +81,11 @@ class Reflector(Generic[T]):
         if _version_of(raw) > self._version:
             self._store(raw)
 
+    async def refresh(self) -> None:
+        """Return when everything that the server knew at the call is known here, however far behind the watch is."""
+        version = await self._merge()
+        self._version = max(self._version, version)
+
     async def run(self) -> None:
         """List and watch until cancelled."""
         failures = 0
@@ -102,12 +107,18 @@ class Reflector(Generic[T]):
                 await asyncio.sleep(_backoff(failures, rejected=isinstance(error, Rejected)))
 
     async def _list(self) -> None:
+        self._version = await self._merge(anew=True)
+        self._must_list = False
+        self.synced.set()
+
+    async def _merge(self, *, anew: bool = False) -> int:
+        """Take in a complete list; returns its version. `anew`: no watch is running that could be ahead of it."""
         seen: set[str] = set()
         query: dict[str, str | int] = {**self._query, "limit": _PAGE}
         while True:
             page = await self._client.request("list", self._resource, self._namespace, query=query)
             version = _version_of(page)
-            if version < self._version:
+            if anew and version < self._version:
                 self._forget_versions()
             for raw in page["items"]:
                 seen.add(key_of(raw))
@@ -117,9 +128,7 @@ class Reflector(Generic[T]):
                 break
         for key in [key for key, entry in self._entries.items() if key not in seen]:
             self._remove(key, version)
-        self._version = version
-        self._must_list = False
-        self.synced.set()
+        return version
 
     async def _watch(self) -> AsyncGenerator[Mapping[str, Any], None]:
         query: dict[str, str | int] = {
