@@ -12,15 +12,28 @@ commit. Its checkpoint is then a whole one of an earlier round, which does no ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import secrets
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer.checkpoint.manifest import Manifest
-from llmtrain_trainer.checkpoint.storage import Storage
+from llmtrain_trainer.checkpoint import claims
+from llmtrain_trainer.checkpoint import manifest as manifests
+from llmtrain_trainer.checkpoint.claims import Claim
+from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
+from llmtrain_trainer.checkpoint.retention import doomed, old_claims
+from llmtrain_trainer.checkpoint.storage import Entry, Storage
+from llmtrain_trainer.checkpoint.stored import (
+    Checkpoint,
+    fence_of,
+    is_ours,
+    manifest_name,
+    proved,
+    shard_name,
+    step_directory,
+    step_of,
+)
 from llmtrain_trainer.errors import TrainerError
 
-State = Literal["valid", "incomplete", "damaged", "newer"]
+__all__ = ["Catalog", "Checkpoint", "Fenced", "shard_name", "step_directory"]
 
 
 class Fenced(TrainerError):  # noqa: N818 - it says what happened
@@ -30,72 +43,151 @@ class Fenced(TrainerError):  # noqa: N818 - it says what happened
         super().__init__(names.REASON_FENCED, message)
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A checkpoint as far as it can be told without reading its data.
-
-    "valid": its manifest is intact and all shards are there in their sizes; "incomplete": no manifest (it is being
-    written, or was given up); "damaged"; "newer": of a format that this version does not read. `why` says more unless
-    it is valid. `size` is what is stored, in bytes; `modified` in seconds since the epoch.
-    """
-
-    step: int
-    state: State
-    why: str
-    size: int
-    modified: float
-    manifest: Manifest | None
-
-
-def shard_name(step: int, fence: int, rank: int) -> str:
-    """Where a rank's shard goes."""
-    return f"{step_directory(step)}/shard-{fence:08d}-{rank:05d}.bin"
-
-
-def step_directory(step: int) -> str:
-    """Where a step's checkpoint goes."""
-    return f"step-{step:012d}"
-
-
 class Catalog:
-    """The checkpoints of one storage. Every method raises `StorageError`."""
+    """The checkpoints of one storage. Every method raises `StorageError`. Not for several threads at once."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self._mine: Claim | None = None
 
     def claim(self, job_uid: str, round_number: int) -> int:
         """Own the storage from now on: the fence number, which is higher than every earlier one.
 
         Raises `Fenced` if a later round of this job has claimed it already, or another job has since this job did.
         """
-        raise NotImplementedError
+        self.storage.prepare()
+        token = secrets.token_hex(8)
+        while True:
+            claim, why = claims.follow(self.owner(), job_uid, round_number, token)
+            if claim is None:
+                raise Fenced(f"{self.storage.uri}: {why}")
+            self.storage.create(claim.name, claims.encode(claim))
+            if self.owner() == claim:  # else another one was quicker: look again
+                self._mine = claim
+                return claim.number
+
+    def owner(self) -> Claim | None:
+        """The newest claim, None if nobody has claimed the storage."""
+        numbers = (claims.number_of(file.name) for file in self.storage.list().files)
+        newest = max((number for number in numbers if number is not None), default=None)
+        if newest is None:
+            return None
+        name = Claim(newest, "", 0, "").name
+        return claims.decode(self.storage.read(name) or b"", newest)
+
+    def check(self) -> int:
+        """This catalog's fence number. Raises `Fenced` unless its claim is the newest.
+
+        A claim that is gone from the storage together with all others (a directory or bucket that was lost and made
+        again) is put back.
+        """
+        mine = self._mine
+        if mine is None:
+            raise ValueError("the storage has to be claimed first")
+        newest = self.owner()
+        if newest is None or newest.number < mine.number:
+            self.storage.create(mine.name, claims.encode(mine))
+            newest = self.owner()
+        if newest != mine:
+            who = f"claim {newest.number} (job {newest.job_uid}, round {newest.round})" if newest else "another claim"
+            raise Fenced(f"{self.storage.uri}: {who} has followed claim {mine.number} of this process")
+        return mine.number
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """All of them, the newest step first."""
-        raise NotImplementedError
+        return tuple(self.checkpoint(step) for step in self._steps())
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The checkpoint at `step`; incomplete if there is nothing."""
+        files = self._files(step)
+        try:
+            manifest = self._load(step, files)
+        except Damaged as damaged:
+            return Checkpoint(step, "damaged", str(damaged), files, None)
+        except NewerFormat as newer:
+            return Checkpoint(step, "newer", str(newer), files, None)
+        if manifest is None:
+            return Checkpoint(step, "incomplete", "it has no manifest", files, None)
+        return Checkpoint(step, "valid", "", files, manifest)
 
     def newest_valid(self, below: int | None = None) -> tuple[Manifest | None, tuple[str, ...]]:
-        """The newest valid checkpoint (of a step less than `below`), and what was passed over: `step-...: why`.
+        """The newest valid checkpoint (of a step less than `below`), and what was passed over: `FILE: why`.
 
         Incomplete ones are not counted as passed over: they were never committed. Raises `NewerFormat`.
         """
-        raise NotImplementedError
+        skipped = []
+        for step in self._steps():
+            if below is not None and step >= below:
+                continue
+            try:
+                manifest = self._load(step, self._files(step))
+            except Damaged as damaged:
+                skipped.append(str(damaged))
+                continue
+            if manifest is not None:
+                return manifest, tuple(skipped)
+        return None, tuple(skipped)
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the checkpoint exist. Its shards must be written. Raises `Fenced`; needs `claim` first."""
-        raise NotImplementedError
+        """Make the checkpoint exist. Its shards must be written. Raises `Fenced`; needs `claim` first.
+
+        An earlier checkpoint of the same step is replaced, unless it is of a newer claim.
+        """
+        if self.check() != manifest.fence:
+            raise ValueError(f"the manifest has fence {manifest.fence}, but the storage was claimed with another")
+        name, data = manifest_name(manifest.step), manifests.encode(manifest)
+        if self.storage.create(name, data):
+            return
+        stored = self.storage.read(name) or b""
+        if stored == data:
+            return
+        if _fence_in(stored, name) > manifest.fence:
+            raise Fenced(f"{self.storage.uri}: a newer claim has committed step {manifest.step}")
+        self.storage.write(name, [memoryview(data)], len(data))
 
     def discard(self, step: int) -> None:
         """Remove what a save of this claim, which failed, has left at `step`: on a full disk the next needs the room.
 
         Does nothing if the step is committed.
         """
-        raise NotImplementedError
+        files = [file.name for file in self._files(step)]
+        if self._mine and manifest_name(step) not in files:
+            self.storage.delete([name for name in files if fence_of(name) == self._mine.number])
+
+    def remove(self, step: int) -> None:
+        """Remove a checkpoint, its manifest first; files that are none of ours stay."""
+        files = [file.name for file in self._files(step)]
+        self.storage.delete([name for name in files if name == manifest_name(step)])
+        self.storage.delete(files)
 
     def prune(self, keep: int) -> tuple[str, ...]:
-        """Remove what is no longer needed; the steps' directories that are gone. Raises `Fenced`.
+        """Remove what `retention.doomed` says; the steps' directories that are gone. Raises `Fenced`."""
+        fence = self.check()
+        gone = doomed(self.checkpoints(), fence, keep)
+        for step in gone.steps:
+            self.remove(step)
+        self.storage.delete(gone.strays)
+        self.storage.delete(old_claims([file.name for file in self.storage.list().files], fence))
+        return tuple(step_directory(step) for step in gone.steps)
 
-        Kept are the newest `keep` (at least one) valid checkpoints, and everything newer than the oldest of them.
-        Also goes what saves of older claims have left behind, and saves of this claim older than its newest commit.
-        """
-        raise NotImplementedError
+    def _steps(self) -> list[int]:
+        found = (step_of(name) for name in self.storage.list().directories)
+        return sorted((step for step in found if step is not None), reverse=True)
+
+    def _files(self, step: int) -> tuple[Entry, ...]:
+        return tuple(file for file in self.storage.list(step_directory(step)).files if is_ours(file.name))
+
+    def _load(self, step: int, files: tuple[Entry, ...]) -> Manifest | None:
+        """See `stored.proved`; None if there is no manifest."""
+        name = manifest_name(step)
+        if name not in {file.name for file in files} or (data := self.storage.read(name)) is None:
+            return None
+        return proved(step, files, data)
+
+
+def _fence_in(stored: bytes, name: str) -> int:
+    """The claim of a stored manifest, -1 if it is damaged."""
+    try:
+        return manifests.decode(stored, name).fence
+    except Damaged:
+        return -1

@@ -1,14 +1,18 @@
 """What commits a checkpoint: the list of its shards, and the state that is the same on every rank. Pure.
 
-Stored as `{"checkpoint": {...}, "digest": "<xxh3-128 of the checkpoint's canonical JSON>"}`. This envelope stays for
-ever; `formatVersion` inside is what a later version raises. A manifest of a newer format is never taken for a damaged
+Stored as `{"content": {...}, "digest": "<xxh3-128 of the content's canonical JSON>"}`. This envelope stays for ever;
+`formatVersion` inside is what a later version raises. A manifest of a newer format is never taken for a damaged
 one: passing over it would silently lose what it holds.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any, Final
+
+import xxhash
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.errors import TrainerError
@@ -73,10 +77,61 @@ class Manifest:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The file's bytes."""
-    raise NotImplementedError
+    """The file's bytes. Raises TypeError for a state that is no JSON."""
+    return seal({"formatVersion": FORMAT, **dataclasses.asdict(manifest)})
 
 
 def decode(data: bytes, name: str) -> Manifest:
     """The manifest in the file `name`. Raises `Damaged` or `NewerFormat`."""
-    raise NotImplementedError
+    match unseal(data, name):
+        case {
+            "step": int(step),
+            "fence": int(fence),
+            "job_uid": str(job_uid),
+            "round": int(round_number),
+            "world_size": int(world_size),
+            "created": float() | int() as created,
+            "shards": [*shards],
+            "state": dict(state),
+        }:
+            entries = tuple(_shard(raw, name) for raw in shards)
+            return Manifest(step, fence, job_uid, round_number, world_size, float(created), entries, state)
+    raise Damaged(name, "it does not say what a manifest must say")
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """JSON content with its digest around it. `content` has its `formatVersion`."""
+    plain = json.loads(json.dumps(content))  # as it will be read: keys are text, tuples are lists
+    return json.dumps({"content": plain, "digest": digest(_canonical(plain))}, separators=(",", ":")).encode()
+
+
+def unseal(data: bytes, name: str) -> dict[str, Any]:
+    """The content of `seal`, proved, of a format that is known. Raises `Damaged` or `NewerFormat`."""
+    try:
+        raw = json.loads(data)
+    except ValueError as error:
+        raise Damaged(name, f"it is not JSON: {error}" if data else "it is empty") from error
+    match raw:
+        case {"content": {"formatVersion": int(version)} as content, "digest": str(stored)}:
+            if digest(_canonical(content)) != stored:
+                raise Damaged(name, "its content does not have its digest")
+            if version > FORMAT:
+                raise NewerFormat(name, version)
+            return dict(content)
+    raise Damaged(name, "it has no content, format version and digest")
+
+
+def digest(data: bytes | memoryview) -> str:
+    """The xxh3-128 of `data` as 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _shard(raw: Any, name: str) -> ShardEntry:
+    match raw:
+        case {"name": str(shard), "size": int(size), "tail": int(tail), "digest": str(found)} if 0 < tail <= size:
+            return ShardEntry(shard, size, tail, found)
+    raise Damaged(name, "it does not say of each shard what it must say")

@@ -1,0 +1,51 @@
+"""What in a storage is no longer needed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from llmtrain_trainer.checkpoint import claims
+from llmtrain_trainer.checkpoint.stored import Checkpoint, fence_of
+
+_CLAIMS_KEPT: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """Checkpoints that go whole, and shards that belong to none."""
+
+    steps: tuple[int, ...]
+    strays: tuple[str, ...]
+
+
+def doomed(found: Sequence[Checkpoint], fence: int, keep: int) -> Doomed:
+    """What claim `fence` may remove of the checkpoints `found` (newest first).
+
+    Kept are the newest `keep` (at least one) valid ones, everything newer than the oldest of them, and what a newer
+    version wrote. Strays are shards that no manifest names: those of earlier claims, whose rounds have ended, and those
+    of this claim at steps before its newest commit, since saves follow one another.
+    """
+    kept = [checkpoint.step for checkpoint in found if checkpoint.state == "valid"][: max(1, keep)]
+    steps, strays = [], []
+    for checkpoint in found:
+        if kept and checkpoint.step < kept[-1] and checkpoint.state != "newer":
+            steps.append(checkpoint.step)
+        elif checkpoint.state in ("valid", "incomplete"):
+            given_up = bool(kept) and checkpoint.step < kept[0]
+            strays += _strays(checkpoint, fence + 1 if given_up else fence)
+    return Doomed(tuple(steps), tuple(strays))
+
+
+def _strays(checkpoint: Checkpoint, before: int) -> list[str]:
+    """Shards of claims earlier than `before` that the checkpoint's manifest does not name."""
+    named = {shard.name for shard in checkpoint.manifest.shards} if checkpoint.manifest else set()
+    fences = {file.name: fence_of(file.name) for file in checkpoint.files}
+    return [name for name, fence in fences.items() if fence is not None and fence < before and name not in named]
+
+
+def old_claims(names: Sequence[str], fence: int) -> list[str]:
+    """Which of a storage's top files are claims too old to matter; the last few help to see what happened."""
+    numbers = {name: claims.number_of(name.partition(".json")[0] + ".json") for name in names}
+    return [name for name, number in numbers.items() if number is not None and number <= fence - _CLAIMS_KEPT]
