@@ -12,9 +12,9 @@ from cryptography import x509
 
 from llmtrain_operator import main
 from llmtrain_operator.coordinator import main as coordinator
+from tests.support.chart import CHART, containers, find, render
 
 ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts" / "llmtrain"
 NAMESPACED = {"watch": {"namespaces": ["team-a", "team-b"], "nodes": False}}
 EVERYTHING = {
     "image": {"repository": "example/operator", "tag": "1", "pullPolicy": "Never"},
@@ -41,22 +41,6 @@ OPEN = {"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": 
 CASES = pytest.mark.parametrize(
     "values", [{}, NAMESPACED, EVERYTHING, OPEN], ids=["defaults", "namespaced", "everything", "open"]
 )
-
-
-def render(values: dict, release: str = "llmtrain") -> list[dict]:
-    with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name=release, namespace="ops")
-    texts = [text for name, text in files.items() if name.endswith(".yaml")]
-    return [obj for text in texts for obj in yaml.safe_load_all(text) if obj]
-
-
-def find(objects: list[dict], kind: str, name: str = "") -> dict:
-    [found] = [o for o in objects if o["kind"] == kind and o["metadata"]["name"].endswith(name)]
-    return found
-
-
-def containers(objects: list[dict]) -> dict[str, dict]:
-    return {c["name"]: c for c in find(objects, "Deployment")["spec"]["template"]["spec"]["containers"]}
 
 
 def test_lint_finds_no_errors_or_warnings():
@@ -96,6 +80,9 @@ RIGHTS = {
     ("", "serviceaccounts"): {"create", "patch"},
     ("policy", "poddisruptionbudgets"): {"create", "patch"},
     ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
+    ("scheduling.k8s.io", "podgroups"): {"create", "patch"},
+    ("scheduling.volcano.sh", "podgroups"): {"create", "patch"},
+    ("scheduling.x-k8s.io", "podgroups"): {"create", "patch"},
     ("", "events"): {"create", "patch"},
 }
 CLUSTER_RIGHTS = {("authentication.k8s.io", "tokenreviews"): {"create"}, ("", "nodes"): {"list", "watch"}}
