@@ -29,11 +29,12 @@ class Scheduling(Record):
     """How the members are placed and queued."""
 
     queue: Name | None = None
-    """Kueue LocalQueue that admits the job. Default: none."""
+    """Kueue LocalQueue that admits the members, or with gang volcano a Volcano queue. Default: none."""
     gang: Literal["none", "native", "coscheduling", "volcano"] = "none"
-    """Who sees to it that nodes.min members start together or not at all. Default none."""
+    """Who sees to it that nodes.min members get nodes together or not at all: Kubernetes itself (native),
+    scheduler-plugins (coscheduling) or Volcano. Default none."""
     scheduler_name: Name | None = None
-    """Scheduler of the members. Default: the one that gang needs, else the cluster's."""
+    """Scheduler of the members. Default: gang's (scheduler-plugins-scheduler, volcano), else the cluster's."""
     priority_class_name: Name | None = None
     """PriorityClass of the members. Default: the cluster's."""
     topology: Topology = Topology()

@@ -22,7 +22,7 @@ class Condition(StatusRecord):
     """A metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)]
-    """What it is about: Valid, Running, Recovering, Resizing, Suspended, Complete, Failed, Protected."""
+    """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Protected."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]

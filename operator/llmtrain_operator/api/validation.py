@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from llmtrain_operator.api import deepspeed_check, template_check
+from llmtrain_operator.api import deepspeed_check, scheduling_check, template_check
 from llmtrain_operator.api.problem import Problem, unknown_key
 from llmtrain_operator.api.record import Record
 from llmtrain_operator.api.spec import JobSpec
@@ -48,6 +48,7 @@ def problems(name: str, spec: JobSpec) -> tuple[Problem, ...]:
         *_hugging_face(spec),
         *deepspeed_check.check(spec),
         *template_check.check(spec.template, own_script=spec.entrypoint is not None),
+        *scheduling_check.check(spec.scheduling, spec.template),
     )
 
 
