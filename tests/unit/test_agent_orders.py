@@ -25,6 +25,8 @@ def run(number, *members):
         pytest.param(Directive("run", "broken"), 3, True, "stay", id="no round given"),
         pytest.param(Directive("wait", "too few"), 3, True, "leave", id="wait while in a round"),
         pytest.param(Directive("wait", "too few"), 3, False, "stay", id="wait while joining"),
+        pytest.param(Directive("save", "three members"), 3, True, "save", id="save while in a round"),
+        pytest.param(Directive("save", "three members"), 3, False, "stay", id="save while joining"),
         pytest.param(Directive("stop", "suspended"), 3, True, "stop", id="stop"),
     ],
 )

@@ -82,7 +82,7 @@ class OperatorRendezvous(RendezvousHandler):
 
     def num_nodes_waiting(self) -> int:
         """1 when the workers are to leave their round, which makes torchrun restart them."""
-        return int(self._membership.order().kind == "leave")
+        return int(self._membership.order().kind in ("leave", "save"))
 
     def get_run_id(self) -> str:
         """The job's name."""

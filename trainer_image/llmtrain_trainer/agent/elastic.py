@@ -2,7 +2,7 @@
 
 Pinned to one minor of torch by a contract test on every method that is overridden or relied on. Workers are killed
 at once when they fail or their round is over, because a rank that waits for a dead peer learns nothing more; only a
-stop gives them time. Runs in the main thread.
+stop gives them time, and an order to save leaves the end to them. Runs in the main thread.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import time
 from typing import Any, Final
 
@@ -20,10 +21,13 @@ from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 
 from llmtrain_operator.contract import names
+from llmtrain_trainer.agent.environment import runs_reference_trainer
 from llmtrain_trainer.agent.failures import describe, first_to_fail
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
+from llmtrain_trainer.agent.orders import Order
 from llmtrain_trainer.agent.orphans import reap_orphans
+from llmtrain_trainer.agent.parting import Parting
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,9 @@ class MemberAgent(LocalElasticAgent):
         super().__init__(spec, logs, shutdown_timeout=membership.environment.grace)
         self._logs = logs
         self._membership = membership
+        self._reference = runs_reference_trainer(membership.environment.spec)
+        self._parting: Parting | None = None  # how this round's workers may end before they are done
+        self._asked = False  # to save and leave
         self._groups: set[int] = set()  # process groups of workers that were started and not yet killed
 
     def _invoke_run(self, role: str = DEFAULT_ROLE) -> RunResult:
@@ -64,11 +71,12 @@ class MemberAgent(LocalElasticAgent):
             if order.kind == "stop":
                 raise RendezvousGracefulExitError(order.reason)
             if order.kind == "leave":
-                log.info("leaving round %s: %s", self._membership.report.round, order.reason)
-                self._stop_workers(self._worker_group)
-                self._membership.leave()
+                self._leave(order.reason)
                 return None
             if finished is None:
+                if self._have_parted(order):
+                    self._leave("the workers ended as they were asked to")
+                    return None
                 result = self._monitor_workers(self._worker_group)
                 self._worker_group.state = result.state
                 if result.state == WorkerState.FAILED:
@@ -82,18 +90,44 @@ class MemberAgent(LocalElasticAgent):
             elif min(self._membership.alone_for, time.monotonic() - finished_at) > ALONE_LIMIT:
                 return finished
 
+    def _leave(self, reason: str) -> None:
+        log.info("leaving round %s: %s", self._membership.report.round, reason)
+        self._stop_workers(self._worker_group)
+        self._membership.leave()
+
+    def _have_parted(self, order: Order) -> bool:
+        """Ask the workers to save and leave, once, if that is the order; whether they have left the round."""
+        if order.kind == "save" and not self._asked:
+            log.info("round %s: the workers are to save and leave: %s", self._membership.report.round, order.reason)
+            self._asked = True
+            self._parting = Parting.begin(self._reference, time.monotonic(), self._membership.environment.grace)
+            self._signal_workers(self._parting.signal)
+        return self._parting is not None and self._parting.over(self._exit_codes(), time.monotonic())
+
+    def _signal_workers(self, number: signal.Signals) -> None:
+        # Only the workers themselves know what SIGUSR1 means; SIGTERM is for all, as when torch stops them.
+        send = os.killpg if number == signal.SIGTERM else os.kill
+        for worker in self._processes().values():
+            if worker.poll() is None:
+                send(worker.pid, number)
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         os.environ[names.ENV_ROUND] = str(self._membership.report.round)  # workers inherit this environment
         pids: dict[int, Any] = super()._start_workers(worker_group)
         self._groups = set(pids.values())
+        self._asked = False
+        self._parting = Parting.begin(True, 0.0, 0.0) if self._reference else None
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         exits = {local_rank: code for local_rank, code in self._exit_codes().items() if code}
-        if exits:
+        failed = {local_rank: code for local_rank, code in exits.items() if not self._is_excused(code)}
+        if failed:
             # Before torch looks: it would ask the others politely and wait for them.
             self._stop_workers(worker_group)
-            self._report_failure(exits)
+            self._report_failure(failed)
+        elif exits or (self._asked and not self._reference):
+            return RunResult(state=WorkerState.HEALTHY)  # on the way out: how it ends is seen by `_have_parted`
         result: RunResult = super()._monitor_workers(worker_group)
         return result
 
@@ -126,8 +160,13 @@ class MemberAgent(LocalElasticAgent):
         log.error("rank %s failed in round %s: %s", failure.rank, failure.round, failure.message)
         self._membership.fail(failure)
 
+    def _is_excused(self, code: int) -> bool:
+        return self._parting is not None and self._parting.excuses(code)
+
     def _exit_codes(self) -> dict[int, int | None]:
+        return {local_rank: worker.poll() for local_rank, worker in self._processes().items()}
+
+    def _processes(self) -> dict[int, subprocess.Popen[bytes]]:
         if not isinstance(self._pcontext, SubprocessContext):
             return {}
-        handlers = self._pcontext.subprocess_handlers
-        return {local_rank: handler.proc.poll() for local_rank, handler in handlers.items()}
+        return {local_rank: handler.proc for local_rank, handler in self._pcontext.subprocess_handlers.items()}

@@ -64,6 +64,12 @@ def worker_command(spec: Mapping[str, Any]) -> tuple[str, ...]:
     return sys.executable, "-u", "-m", entrypoint.get("module") or REFERENCE_TRAINER, *arguments
 
 
+def runs_reference_trainer(spec: Mapping[str, Any]) -> bool:
+    """Whether the workers are ours, which know how to save and leave."""
+    entrypoint: Mapping[str, Any] = spec.get("entrypoint") or {}
+    return not entrypoint.get("script") and (entrypoint.get("module") or REFERENCE_TRAINER) == REFERENCE_TRAINER
+
+
 def threads_per_worker(procs: int) -> int:
     """This worker's share of the CPUs that the container may use, at least 1."""
     return max(1, int(_cpus()) // procs)

@@ -10,9 +10,10 @@ from llmtrain_operator.contract.wire import Directive, Progress, Round
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """`stay` as you are, `enter` the round, `leave` the one you are in at once, `stop` with grace; and why."""
+    """`stay` as you are, `enter` the round, `leave` the one you are in at once, `save` and let the workers leave it by
+    themselves, `stop` with grace; and why."""
 
-    kind: Literal["stay", "enter", "leave", "stop"]
+    kind: Literal["stay", "enter", "leave", "save", "stop"]
     reason: str
     round: Round | None = None
 
@@ -25,6 +26,8 @@ def decide(directive: Directive | None, uid: str, current: int, *, in_round: boo
         return Order("stop", directive.reason)
     if directive.action == "wait":
         return Order("leave" if in_round else "stay", directive.reason)
+    if directive.action == "save":
+        return Order("save" if in_round else "stay", directive.reason)
     target = directive.round
     if target is None or target.number <= current:
         return Order("stay", "not a newer round")
