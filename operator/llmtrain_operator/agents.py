@@ -45,7 +45,8 @@ class AgentBook:
         if self._hearing_since is None:
             self._hearing_since = self._clock()
         known = self._known.get(update.uid)
-        since = known.since if known and known.update.connected == update.connected else self._clock()
+        lasting = known and known.update.connected == update.connected and known.links == self._links
+        since = known.since if known and lasting else self._clock()
         same = known and _failure_in(known.update) == _failure_in(update)
         failed_since = known.failed_since if known and same else self._clock()
         self._known[update.uid] = _Known(update, since, self._links, failed_since)
@@ -88,9 +89,11 @@ class AgentBook:
             return None
         if known and (known.links == self._links or self._hearing_since is None):
             update = known.update
-            silent = 0.0 if update.connected else min(self._clock() - known.since, heard_for)
+            lasts = self._clock() - known.since
+            silent = 0.0 if update.connected else min(lasts, heard_for)
             failed_for = self._clock() - known.failed_since
-            return AgentView(pod.uid, update.connected, silent, update.detail, update.report, failed_for)
+            connected_for = lasts if update.connected else 0.0
+            return AgentView(pod.uid, update.connected, silent, update.detail, update.report, failed_for, connected_for)
         if heard_for <= ARRIVAL_GRACE:
             return None
         silent = heard_for - ARRIVAL_GRACE

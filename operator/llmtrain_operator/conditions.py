@@ -12,7 +12,16 @@ from typing import Literal
 from llmtrain_operator.api import Condition
 
 ConditionType = Literal[
-    "Valid", "Scheduled", "Running", "Recovering", "Resizing", "Suspended", "Complete", "Failed", "Protected"
+    "Valid",
+    "Scheduled",
+    "Running",
+    "Recovering",
+    "Resizing",
+    "Suspended",
+    "Complete",
+    "Failed",
+    "Durable",
+    "Protected",
 ]
 
 
@@ -49,16 +58,16 @@ def short(message: str, limit: int = MESSAGE_LIMIT) -> str:
 def put(
     conditions: Sequence[Condition],
     kind: ConditionType,
-    value: bool,
+    value: bool | None,
     reason: str,
     message: str,
     *,
     generation: int,
     now: float,
 ) -> tuple[Condition, ...]:
-    """`conditions` with this one set; an equal one keeps its place and its transition time."""
+    """`conditions` with this one set (None: Unknown); an equal one keeps its place and its transition time."""
     old = find(conditions, kind)
-    status: Literal["True", "False"] = "True" if value else "False"
+    status: Literal["True", "False", "Unknown"] = "Unknown" if value is None else "True" if value else "False"
     # metav1.Condition times are whole seconds.
     when = old.last_transition_time if old and old.status == status else timestamp(now)[:19] + "Z"
     new = Condition(

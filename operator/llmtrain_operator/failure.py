@@ -17,6 +17,20 @@ BACKOFF_FIRST = 1.0
 BACKOFF_LIMIT = 60.0
 SETTLING = 2.0
 """Seconds in which the cause of a failure that looks like a consequence may still be reported."""
+CALM = 600.0
+"""Seconds after which the loss of another pod is not held to have the same cause as the one before."""
+_INFRASTRUCTURE = frozenset(
+    {
+        names.REASON_POD_LOST,
+        names.REASON_FENCED,
+        names.REASON_STORAGE_FULL,
+        names.REASON_STORAGE_READ_ONLY,
+        names.REASON_STORAGE_DENIED,
+        names.REASON_STORAGE_MISSING,
+        names.REASON_STORAGE_UNREACHABLE,
+    }
+)
+"""Not the job's own doing, however often: never counted, tried again ever more slowly."""
 _COLLECTIVE = re.compile(
     r"connection (closed|reset|refused)|broken pipe|gloo|nccl|process ?group|socket timeout|tcpstore", re.IGNORECASE
 )
@@ -24,11 +38,15 @@ _COLLECTIVE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the job went through before: `restarts` spent of the budget, and the streak of identical failures."""
+    """What the job went through before: `restarts` spent of the budget, and the streak of identical failures.
+
+    `calm_for`: seconds since the last one.
+    """
 
     restarts: int
     streak: int
     last: Failure | None
+    calm_for: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +87,30 @@ def judge(failure: Failure, history: History, max_restarts: int, *, knows_steps:
     `knows_steps`: the worker reports its step, so that the same error at the same step twice proves that a restart
     does not help. Without it only the budget ends a crash loop.
     """
-    streak = history.streak + 1 if _same(failure, history.last) else 1
+    streak = history.streak + 1 if _same(failure, history) else 1
+    pause = 0.0 if streak == 1 else min(BACKOFF_LIMIT, BACKOFF_FIRST * 2.0 ** (streak - 2))
     if failure.reason in names.PERMANENT_REASONS:
         return Verdict(True, failure.reason, failure.message, 0.0, True, streak)
-    if failure.reason == names.REASON_POD_LOST:
-        return Verdict(False, failure.reason, failure.message, 0.0, False, streak)
+    if failure.reason in _INFRASTRUCTURE:
+        return Verdict(False, failure.reason, failure.message, pause, False, streak)
     if failure.reason == names.REASON_USER_ERROR and streak > 1 and knows_steps and not is_secondary(failure):
         text = f"the same error twice at step {failure.step}, a restart does not cure it: {failure.message}"
         return Verdict(True, failure.reason, text, 0.0, True, streak)
     if history.restarts >= max_restarts:
         text = f"spec.recovery.maxRestarts ({max_restarts}) is used up; last: {failure.message}"
         return Verdict(True, "RestartsExhausted", text, 0.0, True, streak)
-    pause = 0.0 if streak == 1 else min(BACKOFF_LIMIT, BACKOFF_FIRST * 2.0 ** (streak - 2))
     # A lost peer is the infrastructure's doing, as far as is known; again and again it is a crash loop like any other.
     counts = streak > 1 or not is_secondary(failure)
     return Verdict(False, failure.reason, failure.message, pause, counts, streak)
 
 
-def _same(failure: Failure, last: Failure | None) -> bool:
-    if last is not None and is_secondary(failure):
+def _same(failure: Failure, history: History) -> bool:
+    last = history.last
+    if last is None:
+        return False
+    if is_secondary(failure):
         return is_secondary(last)  # their messages name addresses and ports that change
-    return last is not None and (failure.reason, failure.message, failure.step) == (
-        last.reason,
-        last.message,
-        last.step,
-    )
+    if failure.reason in _INFRASTRUCTURE:
+        # Theirs name pods; what tells is that nothing was trained in between, and not long ago.
+        return failure.reason == last.reason and failure.step <= last.step and history.calm_for < CALM
+    return (failure.reason, failure.message, failure.step) == (last.reason, last.message, last.step)

@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
-Cause = Literal["productive", "starting", "restart", "recompute", "export", "waiting", "drain", "suspended", "backoff"]
+Cause = Literal[
+    "productive",
+    "starting",
+    "restart",
+    "recompute",
+    "resize",
+    "save",
+    "export",
+    "waiting",
+    "drain",
+    "suspended",
+    "backoff",
+]
 CAUSES: Final = get_args(Cause)
 
 

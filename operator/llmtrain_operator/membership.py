@@ -1,7 +1,7 @@
 """Who is in the round: is the current one intact, and if not, who makes up the next and when.
 
-Pure. While no checkpoints are taken a new round begins at step 0, so a round that works is never disturbed: growing
-and shrinking wait for the next round, and a lost member's replacement is waited for before the survivors go on alone.
+Pure. A round that can go on from a checkpoint goes on at once with whoever is left, because the others can join it
+later; one that would begin again at step 0 waits for them, because later they could not.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ PATIENCE = 60.0
 """Seconds that a start with fewer than the wanted members is put off while the missing ones may still come."""
 HOPELESS_PATIENCE = 10.0
 """The same when none of the missing ones can be scheduled."""
+REJOIN_PATIENCE = 5.0
+"""The same when the members can be added later, but some of the missing ones are about to be ready."""
 MOST_NAMED = 5
 """Members, and reasons, that are named one by one where many are missing."""
-SILENCE_LIMIT = 10.0
-"""Seconds without a connection after which a member is lost, counted only while the coordinator itself is there."""
+SILENCE_LIMIT = 2.5
+"""Seconds without a connection after which a member is lost, counted only while the coordinator itself is there. By
+then it has missed the coordinator's heartbeat deadline, or had time to dial again several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,18 @@ def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | N
     return None
 
 
+def left(current: Round, agents: Mapping[str, AgentView]) -> frozenset[str]:
+    """UIDs of the members whose workers have ended as they were asked to: they are joining again, without a failure."""
+    return frozenset(m.uid for m in current.members if _left(current.number, agents.get(m.uid)))
+
+
+def _left(number: int, agent: AgentView | None) -> bool:
+    report = agent.report if agent else None
+    if report is None or report.state != "joining" or report.round != number:
+        return False
+    return report.failure is None or report.failure.round != number
+
+
 def succeeded(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:
     """UIDs of the members that finished this very round without an error, as far as can be seen now."""
     return frozenset(
@@ -111,28 +126,37 @@ def candidates(pods: Sequence[PodView], agents: Mapping[str, AgentView], number:
     return tuple(sorted(ready, key=lambda member: member.index))
 
 
+def returning(pod: PodView | None, agent: AgentView | None) -> bool:
+    """Whether the member of this pod, not ready now, is likely to be so within seconds: its container runs, and its
+    agent is there, or was a moment ago, or may be just about to come."""
+    if pod is None or pod.deleting or pod.phase != "Running":
+        return False
+    if agent is None or agent.report is None:
+        return agent is None
+    return agent.silent_for <= SILENCE_LIMIT and agent.report.state != "stopped"
+
+
 def form(
-    ready: Sequence[Member], wanted: int, minimum: int, waiting_for: float, missing: Mapping[int, str], hopeless: bool
+    ready: Sequence[Member], wanted: int, minimum: int, missing: Mapping[int, str], waited: float, patience: float
 ) -> Formation:
     """The members of the next round, or why not yet.
 
-    `waiting_for`: seconds since the job began to wait. `missing`: for each wanted index without a ready member, what
-    it is doing. `hopeless`: none of the missing ones can be scheduled, so that waiting gains little.
+    `missing`: for each wanted index without a ready member, what it is doing. `waited`: seconds that they have been
+    waited for, of `patience` at most.
     """
-    chosen = tuple(member for member in ready if member.index < wanted)[:wanted]
+    chosen = tuple(ready)[:wanted]
     if len(chosen) == wanted:
         return Formation(chosen, f"all {wanted} members are ready")
-    absent = _together(missing)
+    absent = together(missing)
     if len(chosen) < minimum:
         return Formation(None, f"{len(chosen)} of at least {minimum} members are ready ({absent})")
-    patience = HOPELESS_PATIENCE if hopeless else PATIENCE
-    if waiting_for < patience:
-        left = patience - waiting_for
-        return Formation(None, f"{len(chosen)} of {wanted} members are ready ({absent})", look_again=left)
-    return Formation(chosen, f"{len(chosen)} of {wanted} members after {waiting_for:.0f} s ({absent})")
+    if waited < patience:
+        look_again = patience - waited
+        return Formation(None, f"{len(chosen)} of {wanted} members are ready ({absent})", look_again)
+    return Formation(chosen, f"{len(chosen)} of {wanted} members are ready after {waited:.0f} s ({absent})")
 
 
-def _together(missing: Mapping[int, str]) -> str:
+def together(missing: Mapping[int, str]) -> str:
     """What the missing ones are doing, each thing once: hundreds may be missing for the same long-winded reason."""
     by_reason: dict[str, list[int]] = {}
     for index, what in sorted(missing.items()):

@@ -1,4 +1,4 @@
-"""Which member pods should exist: one live pod for every wanted index, none beyond, finished ones out of the way.
+"""Which member pods should exist: one live pod for every chosen index, none beyond, finished ones out of the way.
 
 Pure. A pod of the current round is never deleted here; the round has to end first, and that has a reason of its own.
 """
@@ -25,37 +25,51 @@ class PodSet:
     incarnations: Mapping[str, int]
 
 
+def slots(
+    pods: Sequence[PodView], wanted: int, keep: Collection[int] = (), unheard: Collection[str] = ()
+) -> tuple[int, ...]:
+    """The indexes of the `wanted` members: those to `keep` (the round's) first, then those whose pods have a place,
+    then others; always the lowest. So a job that is made smaller because a node is gone loses no member that works.
+    """
+    placed = {pod.index for pod in pods if _usable(pod) and pod.scheduled and pod.uid not in unheard}
+    order = dict.fromkeys([*sorted(keep), *sorted(placed), *range(wanted)])
+    return tuple(sorted(list(order)[:wanted]))
+
+
+def _usable(pod: PodView) -> bool:
+    return not pod.deleting and pod.phase not in ENDED_PHASES
+
+
 def arrange(
     pods: Sequence[PodView],
-    wanted: int,
+    indexes: Collection[int],
     in_round: Collection[str],
     incarnations: Mapping[str, int],
     refused: Collection[int] = (),
     unheard: Collection[str] = (),
 ) -> PodSet:
-    """The pods to keep, create and delete for `wanted` members.
+    """The pods to keep, create and delete for members of these `indexes`.
 
     `in_round`: UIDs of the current round's pods. `incarnations`: the last one used, by index as a string.
     `refused`: indexes not to be created now. `unheard`: UIDs of pods that look alive only because nobody is left on
     their node to say otherwise; Kubernetes takes minutes to give up on them.
     """
-    usable = (pod for pod in pods if not pod.deleting and pod.phase not in ENDED_PHASES)
-    live = _newest(pod for pod in usable if pod.uid not in unheard or pod.uid in in_round)
+    live = _newest(pod for pod in pods if _usable(pod) and (pod.uid not in unheard or pod.uid in in_round))
     delete = tuple(
         DeletePod(pod.name, pod.uid, why)
         for pod in pods
-        if not pod.deleting and pod.uid not in in_round and (why := _superfluous(pod, live, wanted))
+        if not pod.deleting and pod.uid not in in_round and (why := _superfluous(pod, live, indexes))
     )
     used = dict(incarnations)
     create = []
-    for index in range(wanted):
+    for index in sorted(indexes):
         # A pod of the round that succeeded is not replaced while the others finish.
         if index in live or index in refused or any(pod.index == index and pod.uid in in_round for pod in pods):
             continue
         last = max([used.get(str(index), 0), *(pod.incarnation for pod in pods if pod.index == index)])
         used[str(index)] = last + 1
         create.append(CreatePod(index, last + 1))
-    kept = {index: pod for index, pod in live.items() if index < wanted or pod.uid in in_round}
+    kept = {index: pod for index, pod in live.items() if index in indexes or pod.uid in in_round}
     return PodSet(kept, tuple(create), delete, used)
 
 
@@ -66,11 +80,11 @@ def _newest(pods: Iterable[PodView]) -> dict[int, PodView]:
     return newest
 
 
-def _superfluous(pod: PodView, live: Mapping[int, PodView], wanted: int) -> str:
+def _superfluous(pod: PodView, live: Mapping[int, PodView], indexes: Collection[int]) -> str:
     if pod.phase in ENDED_PHASES:
         return f"it ended ({pod.reason or pod.phase}) and is being replaced"
-    if pod.index >= wanted:
-        return f"the job wants {wanted} members"
+    if pod.index not in indexes:
+        return f"the job wants {len(indexes)} members"
     successor = live.get(pod.index)
     if successor is None:
         return "its agent has been silent for too long; a new pod takes its place"

@@ -11,31 +11,53 @@ from typing import Any
 
 from llmtrain_operator import goodput
 from llmtrain_operator.api import JobStatus, ProgressStatus
-from llmtrain_operator.conditions import is_true, seconds, timestamp
+from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract.wire import Progress
 from llmtrain_operator.state import AgentView
+
+BEFORE_TRAINING = frozenset({"loading", "restoring"})
+"""Phases in which a worker does not yet know where training goes on."""
+
+
+def said(status: JobStatus, agents: Mapping[str, AgentView]) -> list[Progress]:
+    """What the members of the current round say of it, lowest rank first."""
+    members = status.round.members if status.round else ()
+    reports = (agent.report for member in members if (agent := agents.get(member.uid)) and agent.report)
+    number = status.round.number if status.round else 0
+    told = [report.progress for report in reports if report.progress and report.progress.round == number]
+    return sorted(told, key=lambda progress: progress.rank)
 
 
 def newest(status: JobStatus, agents: Mapping[str, AgentView], now: float) -> dict[str, Any]:
     """The status fields that follow from the members' newest progress; none if nothing changed."""
-    if status.round is None:
-        return {}
-    said = [
-        agent.report.progress
-        for member in status.round.members
-        if (agent := agents.get(member.uid))
-        and agent.report
-        and agent.report.progress
-        and agent.report.progress.round == status.round.number
-    ]
-    best = min(said, key=lambda progress: progress.rank, default=None)
-    if best is None:
+    told = said(status, agents)
+    if not told:
         return {}
     old = status.progress
-    fresh = _status(best, old.updated_at if old else timestamp(now))
+    fresh = _status(told[0], old.updated_at if old else timestamp(now))
+    if old and fresh.phase in BEFORE_TRAINING and old.phase in BEFORE_TRAINING:
+        fresh = fresh.model_copy(
+            update={"step": max(fresh.step, old.step), "max_steps": fresh.max_steps or old.max_steps}
+        )
     if fresh == old:
         return {}
     return {"progress": fresh.model_copy(update={"updated_at": timestamp(now)})}
+
+
+def between_rounds(status: JobStatus, step: int | None, now: float) -> ProgressStatus | None:
+    """What is shown until the next round's members speak, which goes on at `step`; None: from the beginning."""
+    if step is None:
+        return None
+    max_steps = status.progress.max_steps if status.progress else 0
+    return ProgressStatus(step=step, max_steps=max_steps, updated_at=timestamp(now))
+
+
+def seconds_left(status: JobStatus) -> float | None:
+    """The time that training will still take at its present pace; None if that is not known."""
+    told = status.progress
+    if told is None or not told.step_seconds or told.max_steps < told.step:
+        return None
+    return (told.max_steps - told.step) * told.step_seconds
 
 
 def _status(said: Progress, updated_at: str | None) -> ProgressStatus:
@@ -81,6 +103,10 @@ def duration(length: float) -> str:
     return f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"
 
 
+_BEGUN_BY: Mapping[str, goodput.Cause] = {"Recovering": "restart", "Resizing": "resize"}
+"""What a round that does not train yet was formed for, by the job's state."""
+
+
 def cause_of(status: JobStatus, until: float) -> goodput.Cause:
     """What the time from the last booking to `until` went to, judged by what the status said then."""
     if status.state == "Suspended":
@@ -88,10 +114,12 @@ def cause_of(status: JobStatus, until: float) -> goodput.Cause:
     if status.not_before and until <= seconds(status.not_before):
         return "backoff"
     if status.round is None:
-        return "waiting" if is_true(status.conditions, "Recovering") or status.rounds else "starting"
+        return "resize" if status.state == "Resizing" else "waiting" if status.rounds else "starting"
     phase = status.progress.phase if status.progress else "loading"
-    if phase == "loading":
-        return "restart" if status.restarts else "starting"
+    if phase in BEFORE_TRAINING:
+        return _BEGUN_BY.get(status.state, "starting")
+    if phase == "saving":
+        return "resize" if status.state == "Resizing" else "save"
     if phase in ("exporting", "done"):
         return "export"
     step = status.progress.step if status.progress else 0

@@ -61,7 +61,7 @@ class NodeView:
 class AgentView:
     """What is known of an agent. `silent_for` is in seconds: 0 while it is connected, and while the coordinator
     itself is away, because then nothing can be said about the agent. `failed_for`: seconds since it told of the
-    failure in its report."""
+    failure in its report. `connected_for`: seconds since it came, while it is connected."""
 
     uid: str
     connected: bool
@@ -69,6 +69,7 @@ class AgentView:
     detail: str
     report: Report | None = None
     failed_for: float = float("inf")
+    connected_for: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)

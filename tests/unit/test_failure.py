@@ -13,6 +13,9 @@ ERROR = Failure(names.REASON_USER_ERROR, "ValueError: x", 1, rank=1, step=7)
 PEER = Failure(names.REASON_USER_ERROR, "RuntimeError: [gloo] Connection closed by peer", 1, rank=0, step=7)
 NAN = Failure(names.REASON_NON_FINITE_LOSS, "loss is nan", 1, rank=3, step=7)
 LOST = Failure(names.REASON_POD_LOST, "pod is gone", 1, step=7)
+EARLIER = Failure(names.REASON_POD_LOST, "another pod is gone", 1, step=6)
+FENCED = Failure(names.REASON_FENCED, "round 9 owns the storage", 1, step=7)
+FULL = Failure(names.REASON_STORAGE_FULL, "no space left", 1, step=0)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,12 @@ def test_root_cause(failures, expected) -> None:
         pytest.param(ERROR, (1, 1, ERROR), False, False, True, 1, id="steps-unknown-pauses-instead"),
         pytest.param(ERROR, (3, 3, ERROR), False, False, True, 4, id="the-pause-doubles"),
         pytest.param(KILLED, (10, 1, ERROR), True, True, True, 0, id="budget-used-up"),
-        pytest.param(LOST, (10, 9, LOST), True, False, False, 0, id="infrastructure-never-uses-the-budget"),
+        pytest.param(LOST, (10, 9, ERROR), True, False, False, 0, id="infrastructure-never-uses-the-budget"),
+        pytest.param(LOST, (10, 3, LOST), True, False, False, 4, id="pods-lost-again-and-again-pause"),
+        pytest.param(LOST, (10, 3, EARLIER), True, False, False, 0, id="not-when-steps-were-done-in-between"),
+        pytest.param(LOST, (10, 3, LOST, 900.0), True, False, False, 0, id="nor-after-a-calm-time"),
+        pytest.param(FENCED, (10, 1, None), True, False, False, 0, id="a-leftover-of-an-older-round"),
+        pytest.param(FULL, (10, 9, FULL), True, False, False, 60, id="storage-is-tried-again-for-ever"),
         pytest.param(PEER, (0, 0, None), True, False, False, 0, id="a-lost-peer-is-not-the-users-doing"),
         pytest.param(PEER, (1, 1, PEER), True, False, True, 1, id="a-lost-peer-twice-is-not-the-users-error"),
     ],

@@ -31,7 +31,7 @@ def agent(state: AgentState = "running", number: int = 3, port: int = 0, **view)
         pytest.param(POD, agent(), None, id="running-is-intact"),
         pytest.param(POD, None, None, id="an-agent-not-heard-of-yet-is-intact"),
         pytest.param(POD, agent(number=2, state="joining"), None, id="still-on-its-way-from-an-older-round"),
-        pytest.param(POD, agent(connected=False, silent_for=3.0), None, id="a-short-silence-is-intact"),
+        pytest.param(POD, agent(connected=False, silent_for=2.0), None, id="a-short-silence-is-intact"),
         pytest.param(POD, agent(connected=False, silent_for=30.0, detail="closed"), "no word from", id="silent"),
         pytest.param(None, agent(), "is gone", id="pod-gone"),
         pytest.param(dataclasses.replace(POD, deleting=True), agent(), "being deleted", id="pod-deleting"),
@@ -69,19 +69,55 @@ MEMBERS = tuple(Member(i, 1, f"j-{i}-1", f"u{i}", "h", 1) for i in range(4))
 
 
 @pytest.mark.parametrize(
-    ("ready", "waited", "hopeless", "size"),
+    ("ready", "waited", "patience", "size"),
     [
-        pytest.param(4, 0.0, False, 4, id="all-there-goes-at-once"),
-        pytest.param(3, 5.0, False, None, id="waits-for-the-last"),
-        pytest.param(3, 61.0, False, 3, id="goes-without-it-in-the-end"),
-        pytest.param(3, 11.0, True, 3, id="sooner-if-it-cannot-be-scheduled"),
-        pytest.param(1, 1e6, True, None, id="never-below-the-minimum"),
+        pytest.param(4, 0.0, 60.0, 4, id="all-there-goes-at-once"),
+        pytest.param(3, 5.0, 60.0, None, id="waits-for-the-last"),
+        pytest.param(3, 61.0, 60.0, 3, id="goes-without-it-in-the-end"),
+        pytest.param(3, 0.0, 0.0, 3, id="at-once-where-the-last-can-be-added-later"),
+        pytest.param(1, 1e6, 0.0, None, id="never-below-the-minimum"),
     ],
 )
-def test_formation(ready, waited, hopeless, size) -> None:
+def test_formation(ready, waited, patience, size) -> None:
     """A round starts with all members, or after a fair wait with at least the minimum."""
     missing = dict.fromkeys(range(ready, 4), "not scheduled")
-    formed = membership.form(MEMBERS[:ready], 4, 2, waited, missing, hopeless)
+    formed = membership.form(MEMBERS[:ready], 4, 2, missing, waited, patience)
     assert (len(formed.members) if formed.members else None) == size
     assert formed.reason
     assert (formed.look_again is not None) == (size is None and ready >= 2)
+
+
+@pytest.mark.parametrize(
+    ("pod", "known", "soon"),
+    [
+        pytest.param(POD, agent("failed"), True, id="its-worker-was-killed"),
+        pytest.param(POD, agent("running"), True, id="has-yet-to-leave-the-lost-round"),
+        pytest.param(POD, agent(connected=False, silent_for=1.0), True, id="its-connection-broke-a-moment-ago"),
+        pytest.param(POD, None, True, id="its-container-has-just-started"),
+        pytest.param(POD, AgentView("u0", False, 30.0, "never connected"), False, id="its-agent-never-came"),
+        pytest.param(POD, agent(connected=False, silent_for=9.0), False, id="silent"),
+        pytest.param(POD, agent("stopped"), False, id="about-to-end"),
+        pytest.param(dataclasses.replace(POD, phase="Pending"), None, False, id="pulls-its-image-maybe"),
+        pytest.param(dataclasses.replace(POD, deleting=True), agent("failed"), False, id="being-deleted"),
+        pytest.param(None, None, False, id="no-pod"),
+    ],
+)
+def test_who_is_worth_a_few_seconds(pod, known, soon) -> None:
+    """A member that merely has to restart its workers is waited for; a pod that has to be started is not."""
+    assert membership.returning(pod, known) == soon
+
+
+@pytest.mark.parametrize(
+    ("known", "gone"),
+    [
+        pytest.param(agent("joining"), True, id="left-as-asked"),
+        pytest.param(agent("running"), False, id="still-saving"),
+        pytest.param(agent("joining", number=2), False, id="never-was-in-the-round"),
+        pytest.param(agent("joining", failure=Failure("UserError", "x", 3)), False, id="failed-in-it"),
+        pytest.param(agent("joining", failure=Failure("UserError", "x", 2)), True, id="failed-before-it"),
+        pytest.param(None, False, id="not-heard-of"),
+    ],
+)
+def test_leaving_is_not_failing(known, gone) -> None:
+    """A member has left its round when it is ready for another and nothing went wrong in this one."""
+    assert membership.left(ROUND, {"u0": known} if known else {}) == ({"u0"} if gone else set())

@@ -181,10 +181,10 @@ def test_scaling_waits_for_the_next_round(running) -> None:
 def test_a_silent_agent_is_judged_in_time(running) -> None:
     """Silence is not a loss yet, but the pass that will judge it is asked for."""
     members = observed(agent(0, "running", 1), agent(1, "running", 1))
-    quiet = {**members.agents, "u1": dataclasses.replace(members.agents["u1"], connected=False, silent_for=4.0)}
+    quiet = {**members.agents, "u1": dataclasses.replace(members.agents["u1"], connected=False, silent_for=1.0)}
     decided = step(running, dataclasses.replace(members, agents=quiet), now=NOW + 2)
     assert decided.status.round is not None
-    assert decided.look_again == pytest.approx(6.1)
+    assert decided.look_again == pytest.approx(1.6)
 
 
 def test_a_refused_pod_is_not_created_over_and_over() -> None:

@@ -22,7 +22,8 @@ class Condition(StatusRecord):
     """A metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)]
-    """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Protected."""
+    """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Durable,
+    Protected."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]
@@ -133,11 +134,13 @@ class CheckpointStatus(StatusRecord):
     error_reason: str = ""
     """The same as one PascalCase word."""
     restored_step: int | None = None
-    """Step that the current round began at; absent if it began with fresh weights."""
+    """Step that the round restoredRound began at; absent if it began with fresh weights."""
     restored_from: str = ""
     """The checkpoint that it began from."""
     restore_seconds: float | None = None
     """How long reading it took."""
+    restored_round: int | None = None
+    """The newest round that is known to have begun, from a checkpoint or with fresh weights."""
 
 
 class FailureStatus(StatusRecord):

@@ -1,4 +1,4 @@
-"""What each agent is told: to be in the round that names it, to wait, or to stop."""
+"""What each agent is told: to be in the round that names it, to save and leave it, to wait, or to stop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ def direct(run: Draft) -> None:
         if pod.deleting:
             run.directives[pod.uid] = Directive("stop", "the pod is being deleted")
         elif current and current.rank_of(pod.uid) is not None:
-            run.directives[pod.uid] = Directive("run", f"round {current.number}", current)
+            run.directives[pod.uid] = (
+                Directive("save", run.ending.message)
+                if run.ending
+                else Directive("run", f"round {current.number}", current)
+            )
         else:
             run.directives[pod.uid] = Directive("wait", "not in a round yet")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmtrain_operator import podset
-from llmtrain_operator.api import JobSpec, JobStatus
+from llmtrain_operator import membership, podset, progress
+from llmtrain_operator.api import EndingStatus, JobSpec, JobStatus
 from llmtrain_operator.conditions import ConditionType, put
 from llmtrain_operator.contract.wire import Directive, Member, Round
 from llmtrain_operator.state import Action, Event, JobView, Observed, Plan, PodView
@@ -29,7 +29,7 @@ class Draft:
     def set(self, **values: Any) -> None:
         self.status = self.status.model_copy(update=values)
 
-    def condition(self, kind: ConditionType, value: bool, reason: str, message: str) -> None:
+    def condition(self, kind: ConditionType, value: bool | None, reason: str, message: str) -> None:
         old = self.status.conditions
         self.set(conditions=put(old, kind, value, reason, message, generation=self.job.generation, now=self.now))
 
@@ -65,6 +65,54 @@ class Draft:
         nodes = self.spec.nodes
         desired = nodes.desired if nodes.desired is not None else nodes.maximum
         return max(nodes.min, min(desired, nodes.maximum))
+
+    @property
+    def indexes(self) -> tuple[int, ...]:
+        """The indexes of the members that the job should have now."""
+        kept = [member.index for member in self.status.round.members] if self.status.round else []
+        return podset.slots(self.observed.pods, self.wanted, kept, membership.unheard(self.observed.agents))
+
+    @property
+    def ending(self) -> EndingStatus | None:
+        """How the current round is to end, if its members were told to."""
+        return self.status.round.ending if self.status.round else None
+
+    @property
+    def durable(self) -> str | None:
+        """The durable storage that the spec names."""
+        checkpoint = self.spec.checkpoint
+        return checkpoint.durable.storage if checkpoint and checkpoint.durable else None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a round goes on where the one before it was: the reference trainer does with durable storage, a
+        script of the user's own if it has told of a checkpoint."""
+        if self.spec.entrypoint:
+            known = self.status.checkpoint
+            return known is not None and known.step is not None
+        return self.durable is not None
+
+    @property
+    def checkpoint_step(self) -> int | None:
+        """The step of the newest checkpoint, None if there is none that the job would go on from."""
+        return self.status.checkpoint.step if self.status.checkpoint and self.resumable else None
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as is known."""
+        return self.status.progress.step if self.status.progress else 0
+
+    @property
+    def trains(self) -> bool:
+        """Whether the workers of the current round are at it: all in this round, and past loading if they tell."""
+        current = self.round
+        if current is None:
+            return False
+        here = (self.observed.agents.get(member.uid) for member in current.members)
+        reports = [agent.report for agent in here if agent and agent.report]
+        in_round = all(r.round == current.number and r.state in ("running", "succeeded") for r in reports)
+        told = self.status.progress
+        return in_round and bool(self.spec.entrypoint if told is None else told.phase not in progress.BEFORE_TRAINING)
 
     def done(self) -> Plan:
         return Plan(self.status, tuple(self.actions), self.directives, tuple(self.events), self.look_again)

@@ -9,6 +9,7 @@ from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.progress import BEFORE_TRAINING, between_rounds
 from llmtrain_operator.state import DeleteJob, DeletePod
 
 MOST_SHOWN = 120
@@ -62,26 +63,40 @@ def _shown(value: object) -> str:
 
 
 def suspending(run: Draft) -> bool:
+    """Whether the job is to be suspended, and may be at once. One with durable storage saves first: see `resize`."""
     if not run.spec.suspend:
         return False
-    step = run.status.progress.step if run.status.progress else 0
     allowed = names.ANNOTATION_DISCARD_PROGRESS in run.job.annotations
-    if run.status.state == "Suspended" or allowed or not step:
+    if run.status.round is None or allowed or not _has_trained(run):
         return True
-    run.condition(
-        "Suspended",
-        False,
-        "ProgressWouldBeLost",
-        "the job has trained and this version cannot save that. To suspend it all the same, annotate it "
-        f"with {names.ANNOTATION_DISCARD_PROGRESS}=true (llmtrain suspend --discard-progress)",
-    )
+    if not run.resumable:
+        run.condition(
+            "Suspended",
+            False,
+            "ProgressWouldBeLost",
+            "the job has trained and has no durable storage to save that in. To suspend it all the same, annotate it "
+            f"with {names.ANNOTATION_DISCARD_PROGRESS}=true (llmtrain suspend --discard-progress)",
+        )
     return False
+
+
+def _has_trained(run: Draft) -> bool:
+    """Whether the round has done steps that are not in a checkpoint."""
+    told = run.status.progress
+    return told is not None and told.phase not in BEFORE_TRAINING and told.step not in (0, run.checkpoint_step)
 
 
 def suspend(run: Draft) -> None:
     if run.status.state != "Suspended":
         run.tell("Suspended", "stopping all members; spec.suspend is true")
-    run.set(state="Suspended", round=None, progress=None, nodes="0", waiting_since=None, not_before=None)
+    run.set(
+        state="Suspended",
+        round=None,
+        progress=between_rounds(run.status, run.checkpoint_step, run.now),
+        nodes="0",
+        waiting_since=None,
+        not_before=None,
+    )
     run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
     run.condition("Scheduled", False, "Suspended", "the job is suspended")
     run.condition("Running", False, "Suspended", "the job is suspended")

@@ -6,21 +6,31 @@ from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
 from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
-from llmtrain_operator.plan.ends import finish
+from llmtrain_operator.plan.durable import note_checkpoints
+from llmtrain_operator.plan.ends import finish, suspend
+from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
-from llmtrain_operator.plan.rounds import await_round, held_back, lose_round, settling, watch_silence
+from llmtrain_operator.plan.resize import decide, over
+from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
 from llmtrain_operator.state import ApplyChildren, FillDesired
 
 
 def go_on(run: Draft) -> None:
     """The spec has become invalid, by an edit or in the eyes of a newer operator: the round that runs goes on as it
     was created, up to its end, and no other is formed."""
+    _take_in(run)
     if run.round:
         _follow(run)
     if run.status.completion_time:
+        return
+    if run.round and run.spec.suspend and run.resumable:
+        decide(run)
+    if run.round is None and run.spec.suspend:
+        suspend(run)
         return
     direct(run)
     if run.round:
@@ -35,28 +45,32 @@ def train(run: Draft) -> None:
         run.tell("Resumed", "spec.suspend is false")
     if not run.spec.suspend:
         run.condition("Suspended", False, "NotSuspended", "spec.suspend is false")
-    run.condition(
-        "Protected",
-        False,
-        "CheckpointsNotAvailable",
-        "this version takes no checkpoints: a lost member means that training begins again at step 0",
-    )
     if not run.observed.children_applied:
         run.actions.append(ApplyChildren())
     if run.spec.nodes.desired is None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
-    if run.round:
+    _take_in(run)
+    _early_ends(run)
+    if run.round and not run.status.completion_time:
         _follow(run)
-    else:
-        _early_ends(run)
     if run.status.completion_time:
+        return
+    if run.round is None and run.spec.suspend:
+        suspend(run)
         return
     if run.round is None:
         await_round(run)
+    decide(run)
     _arrange(run)
     watch_silence(run)
     direct(run)
     describe(run)
+
+
+def _take_in(run: Draft) -> None:
+    """What the members say of training."""
+    note_checkpoints(run)
+    run.set(**progress.newest(run.status, run.observed.agents, run.now))
 
 
 def _follow(run: Draft) -> None:
@@ -65,12 +79,14 @@ def _follow(run: Draft) -> None:
     assert current is not None
     done = _note_successes(run, current)
     if len(done) == len(current.members):
-        run.set(**progress.newest(run.status, run.observed.agents, run.now))
-        steps = run.status.progress.step if run.status.progress else 0
-        finish(run, "Complete", "TrainingComplete", f"all {len(current.members)} members finished after step {steps}")
+        text = f"all {len(current.members)} members finished after step {run.step}"
+        finish(run, "Complete", "TrainingComplete", text)
         return
-    lost = membership.losses(current, run.pods, run.observed.agents, done)
-    if lost and not settling(run, current, lost):
+    gone = done | membership.left(current, run.observed.agents) if run.ending else done
+    lost = membership.losses(current, run.pods, run.observed.agents, gone)
+    if over(run, current, gone, lost):
+        close_round(run)
+    elif lost and not settling(run, current, lost):
         lose_round(run, current, lost)
 
 
@@ -84,21 +100,23 @@ def _note_successes(run: Draft, current: Round) -> frozenset[str]:
 
 
 def _arrange(run: Draft) -> None:
-    current = run.round
-    in_round = {member.uid for member in current.members} if current else set()
-    done = {member.index for member in run.status.round.members if member.succeeded} if run.status.round else set()
+    stored = run.status.round
+    in_round = {member.uid for member in stored.members} if stored else set()
+    done = {member.index for member in stored.members if member.succeeded} if stored else set()
     none_now = held_back(run) or run.observed.obstacle is not None
-    refused = set(range(run.wanted)) if none_now else done | run.observed.refused.keys()
+    refused = set(run.indexes) if none_now else done | run.observed.refused.keys()
     unheard = membership.unheard(run.observed.agents)
-    pods = podset.arrange(regroup(run), run.wanted, in_round, run.status.incarnations, refused, unheard)
+    pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, unheard)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *pods.create]
     say_whether_scheduled(run)
 
 
 def _early_ends(run: Draft) -> None:
-    """Take note of pods that ended without ever being in a round; the job may fail over them."""
-    early = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
+    """Take note of pods that ended without ever being in a round; a job that has none may fail over them."""
+    in_round = {member.uid for member in run.status.round.members} if run.status.round else set()
+    ended = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
+    early = [pod for pod in ended if pod.uid not in in_round]
     if not early:
         return
     count = run.status.pod_failures + 1
@@ -116,7 +134,7 @@ def _early_ends(run: Draft) -> None:
             time=timestamp(run.now),
         ),
     )
-    if count > run.spec.recovery.max_restarts and pod.reason in podset.OWN_ENDS:
+    if count > run.spec.recovery.max_restarts and pod.reason in podset.OWN_ENDS and not in_round:
         finish(run, "Failed", "PodsFailing", f"{count} times in a row a pod ended too soon; last: {text}")
     else:
         run.tell("PodFailed", text, warning=True)

@@ -1,0 +1,165 @@
+"""A round that is to end at a step boundary: because the job is to have another size, or to be suspended.
+
+Members are told to save and leave. Training goes on until their state is in storage, for as long as that takes; when
+they have left, a new round begins with everybody who is ready. Once told it is not taken back: workers that were asked
+to leave do so as soon as they can, and going on from a fresh checkpoint costs seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llmtrain_operator import membership, progress
+from llmtrain_operator.api import EndingStatus
+from llmtrain_operator.conditions import find, seconds, timestamp
+from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.muster import muster
+
+SAVE_PATIENCE = 120.0
+"""Seconds after which members that have not left are late: said while none has, not waited for when some have."""
+GROWTH_PATIENCE = 30.0
+"""Seconds that a round which could grow waits for the rest of those it wants, so as to grow once."""
+NEAR_END = 15.0
+"""Seconds before its end in which a job is left alone: another round would take longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Whether a round is of the size that is wanted (`fits`), is to end because it is not (`end`), and why or why
+    not."""
+
+    fits: bool
+    end: bool
+    reason: str
+    message: str
+
+
+def decide(run: Draft) -> None:
+    """Have the round end if that is due, and say in condition Resizing (or Suspended) how it stands."""
+    current = run.round
+    if current is None:
+        return
+    if run.ending is None:
+        sizing = judge_size(run, current)
+        run.condition("Resizing", not sizing.fits, sizing.reason, sizing.message)
+        if run.spec.suspend and run.resumable:
+            _begin(run, "Suspend", "spec.suspend is true")
+        elif sizing.end:
+            _begin(run, "Resize", sizing.message)
+    if run.ending is not None:
+        _follow(run, current, _for_what(run, run.ending))
+
+
+def over(run: Draft, current: Round, gone: frozenset[str], lost: tuple[membership.Loss, ...]) -> bool:
+    """Whether the round has ended as planned: the state is saved, since some have left, and nobody is to be waited for.
+
+    `gone`: UIDs of the members that have left or are done. `lost`: those that are lost otherwise, which does no harm
+    any more then; without them the others cannot end by themselves either.
+    """
+    if run.ending is None or not membership.left(current, run.observed.agents):
+        return False
+    return bool(lost) or len(gone) == len(current.members) or _late(run, run.ending)
+
+
+def _late(run: Draft, ending: EndingStatus) -> bool:
+    return run.now - seconds(ending.since) >= SAVE_PATIENCE
+
+
+def _begin(run: Draft, reason: Literal["Resize", "Suspend"], message: str) -> None:
+    assert run.status.round is not None
+    ending = EndingStatus(reason=reason, message=message, since=timestamp(run.now))
+    run.set(round=run.status.round.model_copy(update={"ending": ending}))
+    run.tell("RoundEnding", f"round {run.status.round.number} is to save its state and end: {message}")
+
+
+def _for_what(run: Draft, ending: EndingStatus) -> EndingStatus:
+    """`ending`, on record with another reason if the user has changed spec.suspend since."""
+    assert run.status.round is not None
+    if (ending.reason == "Suspend") != run.spec.suspend:
+        reason, value = ("Suspend", "true") if run.spec.suspend else ("Resize", "false again")
+        ending = ending.model_copy(update={"reason": reason, "message": f"spec.suspend is {value}"})
+        run.set(round=run.status.round.model_copy(update={"ending": ending}))
+    return ending
+
+
+def _follow(run: Draft, current: Round, ending: EndingStatus) -> None:
+    """Say how far it is."""
+    if not _late(run, ending):
+        run.wake_in(seconds(ending.since) + SAVE_PATIENCE - run.now)
+    reason, how = _how(run, current, ending)
+    if ending.reason == "Suspend":
+        run.condition("Suspended", False, reason, f"{ending.message}; {how}")
+    else:
+        run.condition("Resizing", True, reason, f"{ending.message}; {how}")
+
+
+def _how(run: Draft, current: Round, ending: EndingStatus) -> tuple[str, str]:
+    known = run.status.checkpoint
+    if known and known.error:
+        return known.error_reason or "SaveFailed", f"saving fails, so training goes on until it works: {known.error}"
+    if _late(run, ending):
+        left = len(membership.left(current, run.observed.agents))
+        text = f"only {left} of {len(current.members)} members have saved and left within {SAVE_PATIENCE:.0f} s"
+        return "SaveOverdue", text
+    return "Saving", "the members save their state and leave at a step boundary"
+
+
+def judge_size(run: Draft, current: Round) -> Sizing:
+    """Compare the running round with what is wanted."""
+    size, wanted = len(current.members), run.wanted
+    if size == wanted:
+        return Sizing(True, False, "AtTarget", f"{size} members, as wanted")
+    text = f"{size} of {wanted} wanted members train" if size < wanted else f"{size} members train, {wanted} are wanted"
+    if held := _held(run):
+        return Sizing(False, False, held[0], f"{text}; {held[1]}")
+    return Sizing(False, True, "Saving", text) if size > wanted else _growth(run, current, text)
+
+
+def _held(run: Draft) -> tuple[str, str] | None:
+    """Why a round of the wrong size is left alone, if it is."""
+    assert run.status.round is not None
+    asked = run.status.round.wanted not in (None, run.wanted)
+    if not run.resumable and not (run.spec.entrypoint and asked):
+        return "AtNextRound", _without_checkpoints(run)
+    if not run.trains:
+        return "AfterStart", "the round has only just begun"
+    left = progress.seconds_left(run.status)
+    told = run.status.progress
+    if (left is not None and left < NEAR_END) or (told and told.phase in ("exporting", "done")):
+        return "NearEnd", "the job is about to end, so it is left alone"
+    return None
+
+
+def _without_checkpoints(run: Draft) -> str:
+    then = "it takes effect when the next round starts"
+    if run.spec.entrypoint:
+        return f"the script has reported no checkpoint, so {then}"
+    return (
+        "without checkpoints a resize now would begin again at step 0, "
+        f"so {then}; spec.checkpoint.durable.storage makes it possible at any time"
+    )
+
+
+def _growth(run: Draft, current: Round, text: str) -> Sizing:
+    """Grow when all that are wanted are ready, or some have been waiting for the others for long enough."""
+    there = muster(run)
+    more = [member for member in there.ready if current.rank_of(member.uid) is None]
+    here = {member.index for member in current.members}
+    missing = {index: what for index, what in there.missing.items() if index not in here}
+    if missing:
+        text = f"{text} ({membership.together(missing)})"
+    if not more:
+        return Sizing(False, False, "WaitingForMembers", text)
+    left = GROWTH_PATIENCE - _short_for(run)
+    if missing and left > 0:
+        run.wake_in(left)
+        return Sizing(False, False, "WaitingForMembers", text)
+    return Sizing(False, True, "Saving", f"{text}; {len(more)} more {'are' if len(more) > 1 else 'is'} ready")
+
+
+def _short_for(run: Draft) -> float:
+    """Seconds since the job is not of the size that is wanted."""
+    known = find(run.status.conditions, "Resizing")
+    return run.now - seconds(known.last_transition_time) if known and known.status == "True" else 0.0
