@@ -19,13 +19,12 @@ from websockets.exceptions import ConnectionClosed
 from llmtrain_operator.cluster.client import Client, NotFound
 from llmtrain_operator.cluster.projections import pod_view
 from llmtrain_operator.cluster.reflector import Reflector
-from llmtrain_operator.cluster.resources import NODES, PODS, Resource
+from llmtrain_operator.cluster.resources import LEASES, NODES, PODS
 from llmtrain_operator.contract import names, wire
-from llmtrain_operator.coordinator.bundle import unpack
+from llmtrain_operator.coordinator.bundle import Lead, unpack
 from llmtrain_operator.ports import Conflict
 from llmtrain_operator.state import PodView
 
-LEASES = Resource("Lease", "coordination.k8s.io/v1", "leases")
 NODE_COUNT = 4
 STEP = 1.0
 """Seconds per simulated step, and between an agent's reports."""
@@ -260,6 +259,8 @@ class Fleet:
     async def _listen(self, connection: ServerConnection) -> None:
         async for text in connection:
             publish = unpack(text)
+            if isinstance(publish, Lead):
+                continue
             self._directives[publish.job] = publish.directives
             for uid in publish.directives:
                 if uid in self._agents:

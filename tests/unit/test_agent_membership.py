@@ -35,8 +35,7 @@ class Ground:
         tls = server_tls(self.certificate.cert, self.certificate.key)
         control = self.folder / "c.sock"
         coordinator = Coordinator(PlainTokens(), 5.0, Telemetry())
-        async with coordinator.serving("127.0.0.1", self.port, tls, control) as server:
-            self.port = server.sockets[0].getsockname()[1]
+        async with coordinator.serving("127.0.0.1", self.port, tls, control) as self.port:
             link = CoordinatorLink(control, self.updates.put_nowait)
             task = asyncio.create_task(link.run())
             yield link

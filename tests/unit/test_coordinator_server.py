@@ -5,15 +5,17 @@ import time
 import urllib.request
 
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from llmtrain_operator.clock import boot_time
 from llmtrain_operator.contract import wire
+from llmtrain_operator.coordinator.bundle import Lead
 from llmtrain_operator.coordinator.main import server_tls
 from llmtrain_operator.coordinator.server import Coordinator
 from llmtrain_operator.coordinator.telemetry import Telemetry, serve_health
 from llmtrain_operator.link import CoordinatorLink
-from tests.support.loopback import PlainTokens, certificate
+from tests.support.loopback import PlainTokens, certificate, listening
 
 DEADLINE = 0.6
 
@@ -32,15 +34,16 @@ class Station:
     async def coordinator(self):
         coordinator = Coordinator(PlainTokens(), DEADLINE, self.telemetry)
         tls = server_tls(self.certificate.cert, self.certificate.key)
-        async with coordinator.serving("127.0.0.1", self.port, tls, self.control) as server:
-            self.port = server.sockets[0].getsockname()[1]
+        async with coordinator.serving("127.0.0.1", self.port, tls, self.control) as self.port:
             yield
 
     @contextlib.asynccontextmanager
-    async def link(self):
-        link = CoordinatorLink(self.control, self.updates.put_nowait)
+    async def link(self, **options):
+        link = CoordinatorLink(self.control, self.updates.put_nowait, **options)
         task = asyncio.create_task(link.run())
         try:
+            if self.port:
+                await listening(self.port)
             yield link
         finally:
             task.cancel()
@@ -89,7 +92,7 @@ async def test_reports_go_to_the_controller_and_directives_come_back(station):
 
 async def test_an_unproven_identity_is_refused_with_words(station):
     """A bad token gets 401 and the reason before any WebSocket exists."""
-    async with station.coordinator():
+    async with station.coordinator(), station.link():
         with pytest.raises(InvalidStatus) as caught:
             await station.agent("nonsense")
         assert caught.value.response.status_code == 401
@@ -171,18 +174,72 @@ async def test_progress_reaches_the_controller_at_most_once_a_second(station):
 
 
 async def test_a_restarted_coordinator_learns_everything_again(station):
-    """The link publishes all jobs again, and a new controller is told of all agents."""
-    async with station.link() as link:
+    """The link publishes all jobs again, and agents are told of once they have come back."""
+    async with station.coordinator():
+        pass  # for its port
+    async with contextlib.AsyncExitStack() as stack:
         async with station.coordinator():
+            link = await stack.enter_async_context(station.link())
             link.publish(wire.Publish("ns/j", {"a": run(1)}))
             async with station.agent("ns/pod-a/a") as agent:
                 assert wire.decode(wire.Directive, await agent.recv()) == run(1)
-        async with station.coordinator(), station.agent("ns/pod-a/a") as agent:
-            assert wire.decode(wire.Directive, await asyncio.wait_for(agent.recv(), 5)) == run(1)
+        async with station.coordinator():
+            await listening(station.port)
+            async with station.agent("ns/pod-a/a") as agent:
+                assert wire.decode(wire.Directive, await asyncio.wait_for(agent.recv(), 5)) == run(1)
+                await agent.send(report("a"))
+                await station.update("a")
+
+
+async def test_nobody_listens_while_no_controller_leads(station):
+    """A standby refuses agents at once; when its controller leaves, the agents that it has are let go at once."""
+    async with station.coordinator():
+        with pytest.raises(ConnectionRefusedError):
+            await station.agent("ns/pod-a/a")
+        async with station.link():
+            agent = await station.agent("ns/pod-a/a")
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(agent.recv(), 2)
+        with pytest.raises(ConnectionRefusedError):
+            await station.agent("ns/pod-a/a")
+
+
+async def test_a_controller_that_falls_silent_leads_no_more(station):
+    """What ends a term is the time up to which the controller said that it leads, and each word may put that off."""
+    first, last = boot_time() + 1.5, boot_time() + 3
+    words = iter((first, last))
+    claims = station.link(leads_until=lambda: next(words, last))
+    async with station.coordinator(), claims, station.agent("ns/pod-a/a") as agent:
+        with contextlib.suppress(ConnectionClosed):
+            while boot_time() < last + 5:
+                await agent.send(report("a"))
+                await asyncio.sleep(DEADLINE / 3)
+        assert last <= boot_time() < last + 1
+
+
+async def test_a_new_term_knows_nothing_of_the_last(station):
+    """Another replica may have led in between, so an agent is not told what held then, but what holds now."""
+    async with station.coordinator():
+        async with station.link() as link:
+            link.publish(wire.Publish("ns/j", {"a": wire.Directive("wait", "not in a round yet")}))
+            async with station.agent("ns/pod-a/a") as agent:
+                assert wire.decode(wire.Directive, await agent.recv()).action == "wait"
+        async with station.link() as link, station.agent("ns/pod-a/a") as agent:
             await agent.send(report("a"))
             await station.update("a")
-            async with station.link():
-                assert (await station.update("a")).report.uid == "a"
+            link.publish(wire.Publish("ns/j", {"a": run(2)}))
+            assert wire.decode(wire.Directive, await agent.recv()) == run(2)
+
+
+async def test_the_newest_controller_is_the_true_one(station):
+    """A leftover of an earlier term is thrown out, with what it said."""
+    async with station.coordinator(), station.link() as old:
+        old.publish(wire.Publish("ns/j", {"a": run(1)}))
+        async with unix_connect(str(station.control), uri="ws://coordinator/") as new:
+            await new.send(wire.encode(Lead(boot_time() + 60)))
+            async with asyncio.timeout(5):
+                while old.connected:  # noqa: ASYNC110 - the link tells nobody but its controller
+                    await asyncio.sleep(0.01)
 
 
 async def test_health_and_metrics_are_served_over_http(station):

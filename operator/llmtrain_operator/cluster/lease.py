@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from llmtrain_operator.clock import boot_time
 from llmtrain_operator.cluster.client import Client, NotFound
 from llmtrain_operator.cluster.resources import LEASES
 from llmtrain_operator.contract import names
@@ -39,11 +39,6 @@ _ATTEMPT: Final = 2.0
 _STEP_DOWN: Final = 5.0
 """Seconds that the work of a term has to end after it was cancelled, before the Lease is given to another."""
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER}
-
-
-def boot_time() -> float:
-    """Seconds since the machine started. Unlike the monotonic clock it counts the time that it was suspended."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
@@ -60,6 +55,11 @@ class Lease:
         self._object: Mapping[str, Any] = {}
         self._until = float("-inf")
         self._said = ""
+
+    @property
+    def until(self) -> float:
+        """The time, on the given clock, up to which this replica certainly leads."""
+        return self._until
 
     @property
     def remaining(self) -> float:

@@ -1,15 +1,24 @@
-"""`Publish` on the control socket: each directive once, with the pods that it is for. Pure.
+"""What the controller says on the control socket. Pure.
 
-A directive names all members of its round, so that repeating it for each of them would grow with their square: at a
-thousand members 130 MB instead of 130 KB.
+`Publish` goes as a `Bundle`: each directive once, with the pods that it is for. A directive names all members of its
+round, so that repeating it for each of them would grow with their square: at a thousand members 130 MB instead of
+130 KB.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from llmtrain_operator.contract import wire
 from llmtrain_operator.contract.wire import Directive, Publish
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """The controller leads, for certain up to `until` on the clock that both processes share (`clock.boot_time`)."""
+
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,13 @@ def pack(publish: Publish) -> str:
     return wire.encode(Bundle(publish.job, tuple(Group(directives[key], tuple(found)) for key, found in uids.items())))
 
 
-def unpack(text: str | bytes) -> Publish:
-    """The reverse of `pack`. Raises `WireError`."""
-    bundle = wire.decode(Bundle, text)
+def unpack(text: str | bytes) -> Publish | Lead:
+    """What the controller said. Raises `WireError`."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise wire.WireError(f"not JSON: {error}") from error
+    if isinstance(raw, dict) and "until" in raw:
+        return wire.from_dict(Lead, raw)
+    bundle = wire.from_dict(Bundle, raw)
     return Publish(bundle.job, {uid: group.directive for group in bundle.groups for uid in group.uids})

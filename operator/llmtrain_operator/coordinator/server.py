@@ -1,229 +1,127 @@
-"""The two sockets and what passes between them: reports from agents inwards, directives outwards.
+"""The coordinator's two sockets: the controller's is always open, the agents' only while that controller leads.
 
-Level-triggered on both sides: an agent that connects is told the directive that holds, a controller that connects is
-told all agents. Sending never waits for a slow peer (`broadcast` buffers, keep-alive pings end dead connections), so
-one stuck agent delays nobody. Keeps no state on disk; after a restart agents and controller say everything again.
+A controller connects when it has become the leader and says again and again for how long that is certain. When it
+leaves, or does not say so in time, the term ends and nobody listens on the agents' port: an agent that dials a
+standby is refused by the kernel, which costs neither side anything, and goes on to the replica that listens. Nothing
+is kept from one term to the next, because another replica may have led in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import http
 import logging
+import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from weakref import WeakKeyDictionary
 
-from websockets.asyncio.server import Server, ServerConnection, broadcast, serve, unix_serve
+from websockets.asyncio.server import ServerConnection, broadcast, unix_serve
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
 
+from llmtrain_operator.clock import boot_time
 from llmtrain_operator.contract import wire
-from llmtrain_operator.coordinator.auth import (
-    AuthenticationUnavailable,
-    Authenticator,
-    Identity,
-    Unauthenticated,
-    bearer,
-    contradiction,
-)
-from llmtrain_operator.coordinator.bundle import key_of, unpack
-from llmtrain_operator.coordinator.directives import Directives
-from llmtrain_operator.coordinator.sessions import LagMeter, Session, differs_in_substance, expired
+from llmtrain_operator.coordinator.auth import Authenticator
+from llmtrain_operator.coordinator.bundle import Lead, unpack
 from llmtrain_operator.coordinator.telemetry import Telemetry
+from llmtrain_operator.coordinator.term import Term
 
 log = logging.getLogger(__name__)
 
-TICK: Final = 0.25
-PROGRESS_INTERVAL: Final = 1.0
-"""Seconds between two updates to the controller that differ in progress figures only."""
-RETENTION: Final = 600.0
-"""Seconds that a lost agent is remembered, so that a controller which comes back learns of it."""
-MAX_REPORT: Final = 256 * 1024
 MAX_PUBLISH: Final = 64 * 2**20
-POLICY_VIOLATION: Final = 1008
+FIRST_WORD: Final = 1.0
+"""Seconds for which a controller that has just connected leads before it has said for how long."""
 
 
 class Coordinator:
-    """Sessions of agents and links of controllers, in one event loop."""
+    """Serves agents in the terms of the controller, in one event loop."""
 
     def __init__(self, authenticator: Authenticator, heartbeat_deadline: float, telemetry: Telemetry) -> None:
         self._authenticator = authenticator
         self._deadline = heartbeat_deadline
         self._telemetry = telemetry
-        self._sessions: dict[str, Session] = {}
-        self._identities: WeakKeyDictionary[ServerConnection, Identity] = WeakKeyDictionary()
-        self._controllers: set[ServerConnection] = set()
-        self._directives = Directives()
+        self._controller: ServerConnection | None = None
+        self._one_term = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def serving(self, host: str, port: int, tls: ssl.SSLContext | None, control: Path) -> AsyncIterator[Server]:
-        """Both sockets, open; without `tls` agents talk plainly, for loopback only.
+    async def serving(self, host: str, port: int, tls: ssl.SSLContext | None, control: Path) -> AsyncIterator[int]:
+        """The control socket open, and the agents' port reserved; without `tls` agents talk plainly, for loopback only.
 
-        Yields the agents' server (its bound port is `server.sockets[0].getsockname()[1]`).
+        Yields the agents' port (`port`, or a free one if that is 0). Raises `OSError` if it is taken.
         """
         _make_room(control)
-        watch = asyncio.create_task(self._watch())
-        agents = serve(
-            self._serve_agent,
-            host,
-            port,
-            ssl=tls,
-            process_request=self._authenticate,
-            compression=None,
-            max_size=MAX_REPORT,
-            ping_interval=None,  # heartbeats tell more
-            close_timeout=2,
-        )
-        controllers = unix_serve(self._serve_controller, str(control), compression=None, max_size=MAX_PUBLISH)
-        try:
-            async with controllers, agents as server:
-                yield server
-        finally:
-            watch.cancel()
+        with _bind(host, port) as reserved:
+            port = reserved.getsockname()[1]
 
-    # Agents
+            async def lead(controller: ServerConnection) -> None:
+                await self._lead(controller, lambda: _bind(host, port), tls)
 
-    async def _authenticate(self, connection: ServerConnection, request: Request) -> Response | None:
-        try:
-            self._identities[connection] = await self._authenticator.identify(
-                bearer(request.headers.get("Authorization"))
-            )
-        except Unauthenticated as error:
-            return self._refuse(connection, http.HTTPStatus.UNAUTHORIZED, str(error))
-        except AuthenticationUnavailable as error:
-            return self._refuse(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-        return None
+            async with unix_serve(lead, str(control), compression=None, max_size=MAX_PUBLISH):
+                yield port
 
-    def _refuse(self, connection: ServerConnection, status: http.HTTPStatus, text: str) -> Response:
-        self._telemetry.refused.inc()
-        log.warning("refused %s: %s", connection.remote_address, text)
-        return connection.respond(status, text + "\n")
+    async def _lead(
+        self, controller: ServerConnection, bind: Callable[[], socket.socket], tls: ssl.SSLContext | None
+    ) -> None:
+        """One term, which ends when the controller leaves, falls silent, or a newer one comes."""
+        former, self._controller = self._controller, controller
+        if former:
+            former.transport.abort()
+        async with self._one_term:
+            if self._controller is not controller:
+                return
+            claim = _Claim(boot_time() + FIRST_WORD)
 
-    async def _serve_agent(self, connection: ServerConnection) -> None:
-        session = self._admit(self._identities[connection], connection)
-        detail = "the connection ended"
-        try:
-            async for text in connection:
-                if complaint := self._receive(session, text):
-                    detail = complaint
-                    log.warning("closing %s: %s", session.identity.pod, complaint)
-                    await connection.close(POLICY_VIOLATION, complaint[:120])
-        except ConnectionClosed as error:
-            detail = f"the connection broke: {error}"
-        finally:
-            self._dismiss(session, connection, detail)
+            def tell(update: wire.AgentUpdate) -> None:
+                broadcast([controller], wire.encode(update))
 
-    def _admit(self, identity: Identity, connection: ServerConnection) -> Session:
-        former = self._sessions.get(identity.uid)
-        if former and former.connection:
-            former.connection.transport.abort()  # the newest connection of a pod is the true one
-        session = Session(identity, connection, asyncio.get_running_loop().time(), former.report if former else None)
-        self._sessions[identity.uid] = session  # the controller hears of it with its first report
-        if directive := self._directives.of(identity.uid):
-            broadcast([connection], wire.encode(directive))
-        return session
+            term = Term(self._authenticator, self._deadline, self._telemetry, tell, claim.holds)
+            async with term.serving(bind(), tls):
+                log.info("the controller leads: agents are let in")
+                why = await _follow(controller, term, claim)
+            log.info("agents are let in no more: %s", why)
 
-    def _receive(self, session: Session, text: str | bytes) -> str | None:
-        """Take in a report; returns a complaint if the connection is to be closed."""
-        try:
-            report = wire.decode(wire.Report, text)
-        except wire.WireError as error:
-            return str(error)
-        if complaint := contradiction(session.identity, report):
-            return complaint
-        now = asyncio.get_running_loop().time()
-        self._telemetry.gaps.observe(now - session.heard)
-        session.heard = now
-        urgent = differs_in_substance(session.report, report)
-        session.untold |= report != session.report or not session.spoke
-        session.spoke = True
-        session.report = report
-        if session.untold and (urgent or now - session.told >= PROGRESS_INTERVAL):
-            self._tell(session)
-        return None
 
-    def _dismiss(self, session: Session, connection: ServerConnection, detail: str) -> None:
-        if session.connection is not connection or self._sessions.get(session.identity.uid) is not session:
-            return  # replaced by a newer connection, or already given up
-        session.connection = None
-        session.detail = detail
-        self._tell(session)
+@dataclass(slots=True)
+class _Claim:
+    """The controller's claim to lead, up to `until` on `boot_time`'s clock."""
 
-    # Controllers
+    until: float
 
-    async def _serve_controller(self, connection: ServerConnection) -> None:
-        self._controllers.add(connection)
-        try:
-            for session in self._sessions.values():
-                if session.report:
-                    broadcast([connection], wire.encode(session.update()))
-            async for text in connection:
-                try:
-                    publish = unpack(text)
-                except wire.WireError as error:
-                    log.warning("the controller sent something unknown: %s", error)
-                    continue
-                self._pass_on(publish)
-        except ConnectionClosed as error:
-            log.info("a controller left: %s", error)
-        finally:
-            self._controllers.discard(connection)
+    def holds(self) -> bool:
+        return self.until > boot_time()
 
-    def _pass_on(self, publish: wire.Publish) -> None:
-        texts: dict[tuple[str, str, int | None], str] = {}  # members of one round are all told the same
-        for uid, directive in self._directives.replace(publish).items():
-            session = self._sessions.get(uid)
-            if session is None or session.connection is None:
+
+async def _follow(controller: ServerConnection, term: Term, claim: _Claim) -> str:
+    """Do as the controller says while its claim holds; returns why it does not any more."""
+    try:
+        while claim.holds():
+            async with asyncio.timeout(claim.until - boot_time()):
+                text = await controller.recv()
+            try:
+                message = unpack(text)
+            except wire.WireError as error:
+                log.warning("the controller sent something unknown: %s", error)
                 continue
-            key = key_of(directive)
-            text = texts.get(key) or texts.setdefault(key, wire.encode(directive))
-            broadcast([session.connection], text)
+            if isinstance(message, Lead):
+                claim.until = message.until
+            elif claim.holds():
+                term.pass_on(message)
+    except TimeoutError:
+        pass
+    except ConnectionClosed as error:
+        return f"the controller left: {error}"
+    return "the controller has not said in time that it still leads"
 
-    def _tell(self, session: Session) -> None:
-        if session.report is None:
-            return  # its job is not known, so nobody could do anything about it
-        session.told = asyncio.get_running_loop().time()
-        session.untold = False
-        broadcast(self._controllers, wire.encode(session.update()))
 
-    # Time
-
-    async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        meter = LagMeter(window=2 * self._deadline)
-        then = loop.time()
-        while True:
-            await asyncio.sleep(TICK)
-            now = loop.time()
-            lag = meter.note(now, max(0.0, now - then - TICK))
-            then = now
-            self._tick(now, lag)
-
-    def _tick(self, now: float, lag: float) -> None:
-        connected = {uid: session for uid, session in self._sessions.items() if session.connection}
-        heard = {uid: session.heard for uid, session in connected.items()}
-        for uid in expired(now, heard, lag, self._deadline):
-            self._give_up(connected[uid], now)
-        for uid, session in list(self._sessions.items()):
-            if session.untold and now - session.told >= PROGRESS_INTERVAL:
-                self._tell(session)
-            if session.connection is None and now - session.heard > RETENTION:
-                del self._sessions[uid]
-        self._telemetry.agents.set(len(connected))
-        self._telemetry.lag.set(lag)
-
-    def _give_up(self, session: Session, now: float) -> None:
-        self._telemetry.expired.inc()
-        connection, session.connection = session.connection, None
-        session.detail = f"no heartbeat for {now - session.heard:.1f} s"
-        log.warning("lost %s: %s", session.identity.pod, session.detail)
-        self._tell(session)
-        if connection:
-            connection.transport.abort()
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that is bound, not listening. Several may be, so that the port stays ours between two terms."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((host, port))
+    return bound
 
 
 def _make_room(control: Path) -> None:

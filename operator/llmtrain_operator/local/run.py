@@ -89,8 +89,7 @@ async def train(
             lambda update: controller.agent_changed(update),
             lambda connected: controller.link_changed(connected),
         )
-        async with coordinator.serving(ADDRESS, 0, None, control) as server:
-            port = server.sockets[0].getsockname()[1]
+        async with coordinator.serving(ADDRESS, 0, None, control) as port:
             settings = Settings(run.job["spec"].get("image") or _IMAGE, _IMAGE, f"ws://{ADDRESS}:{port}", "")
             controller = Controller(cluster, link, settings, metrics, lambda key: queue.add(key))
             queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
