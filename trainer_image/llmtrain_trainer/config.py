@@ -11,15 +11,18 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, NewType, TypeVar
 
 from llmtrain_operator.contract import names, uris
 from llmtrain_trainer.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Seconds = NewType("Seconds", float)  # in the spec a duration such as 10m or 1h30m
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _COUNT = {"minimum": 1}
 
 
@@ -116,6 +119,24 @@ class DeepSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class Durable:
+    """Checkpoints go to `storage` at least `every` so often and every `every_steps` steps; `keep` of them stay."""
+
+    storage: str
+    every: Seconds = Seconds(600.0)
+    every_steps: int | None = field(default=None, metadata=_COUNT)
+    keep: int = field(default=3, metadata=_COUNT)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`restore_from` is another job's storage or a Hugging Face model: where a job without a checkpoint starts."""
+
+    durable: Durable | None = None
+    restore_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One job. `digest` is the SHA-256 of the spec that it came from."""
 
@@ -123,6 +144,7 @@ class Config:
     data: Data
     training: Training
     deepspeed: DeepSpeed = DeepSpeed()
+    checkpoint: Checkpoint = Checkpoint()
     output: str | None = None
     digest: str = ""
 
@@ -176,7 +198,16 @@ def _camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
+def _seconds(raw: Any, path: str) -> Seconds:
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+", raw if isinstance(raw, str) else ""):
+        raise ConfigError(f"{path}: {raw!r} is not a duration such as 30s, 10m or 1h30m")
+    parts = re.findall(r"([0-9.]+)(ms|s|m|h)", raw)
+    return Seconds(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
 def _value(kind: Any, raw: Any, path: str, minimum: int | None = None) -> Any:
+    if kind is Seconds:
+        return _seconds(raw, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _value(next(each for each in arguments if each is not types.NoneType), raw, path, minimum)
