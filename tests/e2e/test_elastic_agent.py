@@ -108,6 +108,69 @@ async def test_a_stop_gives_workers_time_to_save(director, tmp_path, how):
     await director.until_state("stopped", uid)
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "saves"),
+    [("patient.py", (0,), True), ("patient.py", (143,), True), ("allreduce.py", (10_000, 0.01), False)],
+    ids=["exits with 0", "exits with 143", "dies of SIGTERM"],
+)
+async def test_a_script_told_to_save_leaves_its_round_without_having_failed(director, tmp_path, name, args, saves):
+    """Workers get SIGTERM once and their grace, whatever is said of the same round meanwhile; a newer one starts them
+    again."""
+    spec = script(name, tmp_path, *args) if saves else script(name, *args)
+    uid = director.start_agent(0, spec, procs=2)
+    await director.until_state("joining", uid)
+    same_round = director.run(1, uid, procs=2)
+    await director.until_state("running", uid, number=1)
+    if saves:
+        await asyncio.gather(*(exists(tmp_path / f"pid-{rank}-round-1") for rank in range(2)))
+    else:
+        await printed(director, uid, "step 1 ")
+    director.tell(wire.Directive("save", "to resize"), uid)
+    await printed(director, uid, "are to save and leave")
+    director.tell(wire.Directive("run", "on second thoughts", same_round), uid)
+    await director.until_state("joining", uid, number=1)
+    assert director.reports[uid].failure is None
+    assert all((tmp_path / f"saved-{rank}").exists() for rank in range(2)) is saves
+    assert director.worker_pids(uid) == []
+    director.run(2, uid, procs=2)
+    await director.until_state("running", uid, number=2)
+
+
+async def test_workers_that_do_not_leave_within_their_grace_are_killed(director, tmp_path):
+    """A script that ignores SIGTERM holds up a resize for the grace period, no longer."""
+    uid = director.start_agent(0, script("stubborn.py", tmp_path))
+    await director.until_state("joining", uid)
+    director.run(1, uid)
+    await exists(tmp_path / "0")
+    start = time.monotonic()
+    director.tell(wire.Directive("save", "to resize"), uid)
+    await director.until_state("joining", uid, number=1)
+    assert 4 < time.monotonic() - start < 8
+    assert director.reports[uid].failure is None
+
+
+@pytest.mark.parametrize("action", ["newer round", "wait", "stop"])
+async def test_a_newer_word_ends_the_saving(director, tmp_path, action):
+    """Workers that take their time to leave are ended at once by a newer round or a wait; a stop is a stop."""
+    uid = director.start_agent(0, script("stubborn.py", tmp_path), LLMTRAIN_GRACE_SECONDS="30")
+    await director.until_state("joining", uid)
+    director.run(1, uid)
+    await exists(tmp_path / "0")
+    director.tell(wire.Directive("save", "to resize"), uid)
+    await printed(director, uid, "are to save and leave")
+    if action == "newer round":
+        director.run(2, uid)
+        await director.until_state("running", uid, number=2, within=20)
+    elif action == "wait":
+        director.tell(wire.Directive("wait", "too few members"), uid)
+        await director.until_state("joining", uid, number=1, within=20)
+    else:
+        director.stop(uid)
+        await printed(director, uid, "SIGTERM")
+        return
+    assert director.reports[uid].failure is None
+
+
 @pytest.mark.parametrize("bare", [False, True], ids=["options", "environment"])
 async def test_plain_torchrun_runs_an_unmodified_script(director, bare):
     """`torchrun --rdzv-backend=llmtrain` needs no endpoint and ends like any torchrun; as a pod's own command it needs

@@ -1,4 +1,4 @@
-"""A worker that reports where it is, runs until SIGTERM, and then takes half a second to save."""
+"""A worker that says where it is and runs until SIGTERM; then it takes half a second and exits with argument 2 (0)."""
 
 import os
 import signal
@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 folder = Path(sys.argv[1])
+code = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 
 
 def save(_number, _frame):
     time.sleep(0.5)
     (folder / f"saved-{os.environ['RANK']}").write_text("saved")
-    sys.exit(0)
+    sys.exit(code)
 
 
 signal.signal(signal.SIGTERM, save)
