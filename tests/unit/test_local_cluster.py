@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 
 import pytest
 
@@ -12,9 +13,12 @@ from llmtrain_operator.api.validation import parse
 from llmtrain_operator.contract import names
 from llmtrain_operator.coordinator.auth import Unauthenticated
 from llmtrain_operator.local.cluster import LocalCluster
-from llmtrain_operator.local.run import as_stored
+from llmtrain_operator.local.folder import RunFolder
+from llmtrain_operator.local.init import living
+from llmtrain_operator.local.pods import Machine
+from llmtrain_operator.local.stored import as_stored
 from llmtrain_operator.manifests import Settings, member_pod
-from llmtrain_operator.ports import Conflict
+from llmtrain_operator.ports import Conflict, Rejected
 from llmtrain_operator.state import JobView
 from tests.support.specs import job
 
@@ -26,16 +30,15 @@ class Place:
 
     def __init__(self, folder, nodes):
         self.changed, self.lines = asyncio.Event(), []
-        stored = as_stored(job("j") | {"metadata": {"name": "j"}})
+        stored = as_stored(job("j"), "job-uid", 0)
+        own = {names.ENV_VOLUMES: str(folder / "volumes"), "PYTHONPATH": "operator"}
         self.view = JobView("j", "default", stored["metadata"]["uid"], 1)
         self.cluster = LocalCluster(
             stored,
-            nodes,
-            folder,
+            Machine(tuple(f"node-{i}" for i in range(1, nodes + 1)), os.environ, own),
+            RunFolder(folder),
             wake=lambda _: self.changed.set(),
             say=self.say,
-            outer=os.environ,
-            own={names.ENV_VOLUMES: str(folder / "volumes"), "PYTHONPATH": "operator"},
         )
 
     def say(self, pod, line):
@@ -114,3 +117,30 @@ async def test_a_token_is_good_for_its_own_pod_only(place, tmp_path):
     assert (identity.pod, identity.uid) == ("j-1-1", place.cluster.pods(KEY)[0].uid)
     with pytest.raises(Unauthenticated):
         await place.cluster.identify("guess")
+
+
+async def test_nothing_is_left_when_a_pods_first_process_is_killed(place):
+    """It had no chance to end what it began, in whatever session; the pod counts as failed when all is gone."""
+    await place.create(0, "setsid sleep 1000 & echo $!; echo $PPID; wait")
+    await place.until(lambda _: len(place.lines) == 2)
+    helper, first = (int(line) for _, line in place.lines)
+    os.kill(first, signal.SIGKILL)
+    found = await place.until(lambda pods: pods[0].phase == "Failed")
+    assert found[0].exit_code == -signal.SIGKILL
+    assert helper not in living()
+
+
+async def test_what_the_pods_were_stays_on_record_after_the_end(place, tmp_path):
+    """For those who look at a run that is over."""
+    await place.create(0, "exec sleep 1000")
+    await place.until(lambda pods: pods[0].phase == "Running")
+    await place.cluster.close(1)
+    [pod] = json.loads((tmp_path / "pods.json").read_text())
+    assert (pod["name"], pod["phase"]) == ("j-0-1", "Failed")
+
+
+async def test_a_users_patch_is_another_generation_or_is_refused(place):
+    """As an API server would have it; the refusal names the field."""
+    assert place.cluster.patch({"spec": {"suspend": True}})["metadata"]["generation"] == 2
+    with pytest.raises(Rejected, match=r"spec\.nodes\.desired"):
+        place.cluster.patch({"spec": {"nodes": {"desired": 7}}})

@@ -26,6 +26,7 @@ from llmtrain_operator.cli.access import INTERRUPTED
 from llmtrain_operator.cli.offline import jobs_in
 from llmtrain_operator.cli.report import JobReport, report
 from llmtrain_operator.cli.status import Lines
+from llmtrain_operator.local.folder import RunFolder, root
 from llmtrain_operator.state import PodView
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _NEEDED: Final = ("torch", "deepspeed", "llmtrain_trainer", "prometheus_client")
 _PLAIN_WIDTH: Final = 200
+_AGAIN: Final = {signal.SIGINT: "another Ctrl-C"}
 
 
 @click.command()
@@ -42,17 +44,19 @@ _PLAIN_WIDTH: Final = 200
 def local(file: IO[str], *, nodes: int, with_logs: bool) -> None:
     """Train the job in FILE (- for standard input) on this machine, with processes in place of pods.
 
-    Ctrl-C ends it and all its processes. Status, logs and volumes (pvc://) are kept in ~/.cache/llmtrain/local. Exit
-    code 0 if the job completed, 1 if it failed.
+    Ctrl-C saves the job and ends it with all its processes; the same command takes it up again. A second Ctrl-C ends it
+    at once. From another terminal `status`, `logs`, `events`, `explain`, `scale`, `suspend` and `resume` work on it
+    with --local. Everything, pvc:// volumes too, is kept in ~/.cache/llmtrain/local. Exit code 0 if the job completed,
+    1 if it failed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise click.ClickException(f"{', '.join(missing)} not installed: pip install 'llmtrain[operator,trainer]'")
     job = _checked(file)
-    root = Path(os.environ.get("LLMTRAIN_CACHE") or Path.home() / ".cache" / "llmtrain") / "local"
-    folder = root / "jobs" / job["metadata"]["name"]
+    place = root(os.environ)
+    folder = RunFolder(place / "jobs" / job["metadata"]["name"])
     with _alone(folder):
-        sys.exit(asyncio.run(_train(job, nodes, folder, root / "volumes", with_logs=with_logs)))
+        sys.exit(asyncio.run(_train(job, nodes, folder, place / "volumes", with_logs=with_logs)))
 
 
 def _checked(file: IO[str]) -> dict[str, Any]:
@@ -69,28 +73,31 @@ def _checked(file: IO[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: RunFolder) -> Iterator[None]:
     """Hold the job's folder for this process, or say that another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    folder.make()
+    with folder.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise click.ClickException(f"{folder.name} is being trained by another `llmtrain local`") from error
+            raise click.ClickException(f"{folder.path.name} is being trained by another `llmtrain local`") from error
         yield
 
 
-async def _train(job: dict[str, Any], nodes: int, folder: Path, volumes: Path, *, with_logs: bool) -> int:
+async def _train(job: dict[str, Any], nodes: int, folder: RunFolder, volumes: Path, *, with_logs: bool) -> int:
     # Imported where it is needed: the other commands run where only the core dependencies are installed.
-    from llmtrain_operator.local.run import Run, train
+    from llmtrain_operator.local.run import Run, Stop, train
 
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, markup=False, highlight=False, emoji=False)
     logging.basicConfig(level=logging.WARNING, format="[operator] %(message)s")
-    stop, stopped = asyncio.Event(), []
+    stop = Stop()
+    stopped: list[signal.Signals] = []
 
     def obey(number: signal.Signals) -> None:
+        if not stopped:
+            console.print(f"{_farewell(job)}; {_AGAIN.get(number, 'once more')} ends it at once")
         stopped.append(number)
-        stop.set()
+        stop.press()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, obey, number)
@@ -118,3 +125,11 @@ async def _train(job: dict[str, Any], nodes: int, folder: Path, volumes: Path, *
     if last and last[0].ended:
         return 0 if last[0].state == "Complete" else 1
     return INTERRUPTED if stopped[:1] == [signal.SIGINT] else 128 + (stopped[0] if stopped else 0)
+
+
+def _farewell(job: dict[str, Any]) -> str:
+    if (job["spec"].get("checkpoint") or {}).get("durable"):
+        return "saving a checkpoint, then stopping"
+    if job["spec"].get("entrypoint"):
+        return "stopping; what the script itself has saved stays"
+    return "stopping; without checkpoint.durable the steps trained so far are saved nowhere"

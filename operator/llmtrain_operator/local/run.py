@@ -1,7 +1,7 @@
 """Puts the rooms together for one job on this machine, as `main.py` does in a cluster.
 
 The coordinator is in this process and listens on loopback without TLS; each pod proves itself by a random token in a
-file that only this user can read.
+file that only this user can read. A job that an earlier run left unfinished is the same job still.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,8 +22,13 @@ from llmtrain_operator.controller import Controller
 from llmtrain_operator.coordinator.server import Coordinator
 from llmtrain_operator.coordinator.telemetry import Telemetry
 from llmtrain_operator.link import CoordinatorLink
-from llmtrain_operator.local.cluster import LocalCluster, timestamp
+from llmtrain_operator.local import control
+from llmtrain_operator.local.cluster import LocalCluster
+from llmtrain_operator.local.folder import RunFolder
+from llmtrain_operator.local.leftovers import end_leftovers
+from llmtrain_operator.local.pods import Machine
 from llmtrain_operator.local.recipe import ADDRESS
+from llmtrain_operator.local.stored import carried_on, hold
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.state import PodView
@@ -42,61 +48,60 @@ class Run:
 
     job: Mapping[str, Any]
     nodes: int
-    folder: Path
+    folder: RunFolder
     volumes: Path
 
 
-def as_stored(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The job as an API server would hold it right after it was applied."""
-    given = job["metadata"]
-    metadata = {
-        "namespace": "default",
-        **given,
-        "uid": str(uuid.uuid4()),
-        "generation": 1,
-        "resourceVersion": "1",
-        "creationTimestamp": timestamp(),
-    }
-    return {**{key: value for key, value in job.items() if key != "status"}, "metadata": metadata}
+class Stop:
+    """How a run is ended from outside: asked first, so that the job is saved and held; then without asking."""
+
+    def __init__(self) -> None:
+        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+
+    def press(self) -> None:
+        """Ask; a second time, insist."""
+        (self.at_once if self.asked.is_set() else self.asked).set()
 
 
 async def train(
     run: Run,
     say: Callable[[PodView, str], None],
     show: Callable[[LocalCluster], bool],
-    stop: asyncio.Event,
+    stop: Stop,
 ) -> None:
     """Train until `show`, which is called once a second, says that the job has ended, or until `stop`.
 
     Afterwards no process of it is left. Raises what ended a part that must not end.
     """
+    run.folder.make()
+    await asyncio.to_thread(end_leftovers, run.folder.tokens)
     metrics = Metrics()
     cluster = LocalCluster(
-        as_stored(run.job),
-        run.nodes,
+        carried_on(run.folder.read("status"), run.job, str(uuid.uuid4()), time.time()),
+        Machine(tuple(f"node-{number}" for number in range(1, run.nodes + 1)), os.environ, _own(run), _devices()),
         run.folder,
         wake=lambda key: queue.add(key),
         say=say,
-        outer=os.environ,
-        own=_own(run),
-        devices=_devices(),
     )
     coordinator = Coordinator(cluster, _HEARTBEAT_DEADLINE, Telemetry())
     with tempfile.TemporaryDirectory(prefix="llmtrain-") as folder:
-        control = Path(folder) / "coordinator.sock"
+        socket = Path(folder) / "coordinator.sock"
         link = CoordinatorLink(
-            control,
+            socket,
             lambda update: controller.agent_changed(update),
             lambda connected: controller.link_changed(connected),
         )
-        async with coordinator.serving(ADDRESS, 0, None, control) as port:
+        async with (
+            coordinator.serving(ADDRESS, 0, None, socket) as port,
+            control.serving(run.folder, cluster.patch),
+        ):
             settings = Settings(run.job["spec"].get("image") or _IMAGE, _IMAGE, f"ws://{ADDRESS}:{port}", "")
             controller = Controller(cluster, link, settings, metrics, lambda key: queue.add(key))
             queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
             parts = [asyncio.create_task(part) for part in (link.run(), queue.run())]
             queue.add(cluster.key)
             try:
-                await _follow(lambda: show(cluster), stop, parts)
+                await _follow(cluster, lambda: show(cluster), stop, parts)
             finally:
                 # First, so that nobody starts anew what is being ended.
                 for part in parts:
@@ -105,17 +110,33 @@ async def train(
                 await cluster.close(_GRACE)
 
 
-async def _follow(ended: Callable[[], bool], stop: asyncio.Event, parts: list[asyncio.Task[None]]) -> None:
-    stopping = asyncio.create_task(stop.wait())
+async def _follow(
+    cluster: LocalCluster, ended: Callable[[], bool], stop: Stop, parts: list[asyncio.Task[None]]
+) -> None:
+    """Until the job has ended, or was suspended because `stop` asked, or `stop` insists."""
+    asked, at_once = (asyncio.create_task(event.wait()) for event in (stop.asked, stop.at_once))
+    held = False
     try:
-        while not ended() and not stop.is_set():
-            await asyncio.wait([stopping, *parts], timeout=_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+        while not ended() and not stop.at_once.is_set():
+            if stop.asked.is_set() and not held:
+                held = True
+                cluster.patch(hold(cluster.job(cluster.key) or {}))
+            elif held and _is_held(cluster):
+                return
+            waits = [at_once, *parts] if held else [asked, at_once, *parts]
+            await asyncio.wait(waits, timeout=_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
             for part in parts:
                 if part.done():
                     part.result()
                     raise RuntimeError("a part of the operator ended by itself")
     finally:
-        stopping.cancel()
+        asked.cancel()
+        at_once.cancel()
+
+
+def _is_held(cluster: LocalCluster) -> bool:
+    job = cluster.job(cluster.key) or {}
+    return (job.get("status") or {}).get("state") == "Suspended" and not cluster.pods(cluster.key)
 
 
 def _own(run: Run) -> dict[str, str]:
@@ -127,7 +148,7 @@ def _own(run: Run) -> dict[str, str]:
     share = len(os.sched_getaffinity(0)) // (run.nodes * procs)
     return {
         names.ENV_VOLUMES: str(run.volumes),
-        names.ENV_DATA_CACHE: str(run.folder / "data"),
+        names.ENV_DATA_CACHE: str(run.folder.path / "data"),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, share))),

@@ -1,0 +1,90 @@
+"""What a run keeps on disk: the job, its pods and events as JSON, the pods' logs and tokens, the control socket.
+
+One process writes, any number read: a file is replaced as a whole, so that readers never see half of it. The folder
+belongs to its user alone, since the socket in it takes orders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Part = Literal["status", "pods", "events"]
+
+
+def root(environ: Mapping[str, str]) -> Path:
+    """The directory of all runs (`jobs/NAME`) and of the claims (`volumes/CLAIM`)."""
+    cache = environ.get("LLMTRAIN_CACHE")
+    return (Path(cache) if cache else Path.home() / ".cache" / "llmtrain") / "local"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one job's runs."""
+
+    path: Path
+
+    @property
+    def logs(self) -> Path:
+        """A file per pod."""
+        return self.path / "logs"
+
+    @property
+    def tokens(self) -> Path:
+        """A file per pod, with which it proves itself to the coordinator."""
+        return self.path / "tokens"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains the job."""
+        return self.path / "lock"
+
+    @property
+    def control(self) -> Path:
+        """The socket of the process that trains the job."""
+        return self.path / "control.sock"
+
+    def make(self) -> None:
+        """Create it, for this user only."""
+        for folder in (self.path, self.logs, self.tokens):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+
+    def read(self, part: Part) -> Any:
+        """What was written last, None if nothing was."""
+        try:
+            return json.loads(self._file(part).read_text())
+        except FileNotFoundError:
+            return None
+
+    def write(self, part: Part, value: Any) -> None:
+        """Replace a part. `status` is the whole job object."""
+        draft = self._file(part).with_suffix(".new")
+        draft.write_text(json.dumps(value, indent=2))
+        draft.replace(self._file(part))
+
+    def log(self, pod: str) -> Path:
+        """What a pod printed."""
+        return self.logs / f"{pod}.log"
+
+    def _file(self, part: Part) -> Path:
+        return self.path / f"{part}.json"
+
+
+class ShortPath:
+    """`path` under a name of bounded length, for sockets, whose names may not have more than 107 bytes. Linux only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._directory = -1
+
+    def __enter__(self) -> str:
+        self._directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
+        return f"/proc/self/fd/{self._directory}/{self._path.name}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._directory)
