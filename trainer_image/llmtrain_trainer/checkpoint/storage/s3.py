@@ -1,46 +1,188 @@
-"""Durable storage in an S3 bucket."""
+"""Durable storage in an S3 bucket, through Apache's object_store.
+
+Large objects are uploaded in parts straight from the caller's memory; S3 shows an object only when it is complete.
+Exclusive creation is a conditional put (If-None-Match), which Amazon, MinIO, Ceph and versitygw decide at one place.
+Every request is bounded in time, and an upload ends when it stops moving, so that a save against a server that is gone
+or frozen ends within half a minute, while one that is merely slow goes on.
+Limit: an upload that was given up may leave parts that no listing shows: give the bucket a lifecycle rule for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
-from llmtrain_trainer.checkpoint.storage.protocol import Listing
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import S3Store
+
+from llmtrain_trainer.checkpoint.storage.protocol import Entry, Listing, StorageError
+from llmtrain_trainer.checkpoint.storage.s3_errors import REMEDIES, code_of, explain
+from llmtrain_trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
+_REQUEST_SECONDS: Final = 14.0
+_STALLED_SECONDS: Final = 20.0
+_ASSEMBLY_BYTES_PER_SECOND: Final = 50e6  # how slowly a server may put the parts of an upload together
+_PART: Final = 8 * 2**20
+_MOST_PARTS: Final = 9_000  # S3 allows 10,000
+_UPLOADS_AT_ONCE: Final = 4
+_SETTINGS: Final = {
+    "access_key_id": ("AWS_ACCESS_KEY_ID",),
+    "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
+    "session_token": ("AWS_SESSION_TOKEN",),
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+}
 
 
 class S3Storage:
     """Objects below the prefix of an s3://bucket/prefix URI, reached as the AWS_* variables say."""
 
     def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
-        raise NotImplementedError
+        """Connects to nothing yet. Raises `ConfigError` for a URI or variable that cannot be."""
+        self._uri = uri
+        self._store = _store(uri, environ, _REQUEST_SECONDS)
+        self._uploads = _store(uri, environ, 3600)  # bounded by `_upload` itself
 
     @property
     def uri(self) -> str:
         """As the user wrote it."""
-        raise NotImplementedError
+        return self._uri
 
     def prepare(self) -> None:
         """A bucket is never made: it belongs to the user."""
 
     def write(self, name: str, parts: Iterable[memoryview], size: int) -> None:
         """See `Storage.write`."""
-        raise NotImplementedError
+        with self._explained("write", name):
+            if size > _PART:
+                asyncio.run(_upload(self._uploads, name, parts, size))
+            else:
+                obstore.put(self._store, name, b"".join(parts), use_multipart=False)
 
     def create(self, name: str, data: bytes) -> bool:
         """See `Storage.create`."""
-        raise NotImplementedError
+        with self._explained("create", name):
+            try:
+                obstore.put(self._store, name, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
 
     def read(self, name: str) -> bytes | None:
         """See `Storage.read`."""
-        raise NotImplementedError
+        with self._explained("read", name):
+            try:
+                return bytes(obstore.get(self._store, name).bytes())
+            except FileNotFoundError as error:
+                if code_of(str(error)) != "NoSuchKey":
+                    raise
+                return None
 
     def read_into(self, name: str, offset: int, into: memoryview) -> int:
         """See `Storage.read_into`."""
-        raise NotImplementedError
+        if not into:
+            return 0
+        with self._explained("read", name):
+            try:
+                data = obstore.get_range(self._store, name, start=offset, length=len(into))
+            except (FileNotFoundError, BaseError) as error:
+                if code_of(str(error)) not in ("NoSuchKey", "InvalidRange"):
+                    raise
+                return 0
+            into[: len(data)] = data
+            return len(data)
 
     def list(self, directory: str = "") -> Listing:
         """See `Storage.list`."""
-        raise NotImplementedError
+        with self._explained("list", directory):
+            found = obstore.list_with_delimiter(self._store, directory or None)
+            files = [Entry(o["path"], o["size"], o["last_modified"].timestamp()) for o in found["objects"]]
+            folders = [path.rpartition("/")[2] for path in found["common_prefixes"]]
+            return Listing(tuple(sorted(files, key=lambda file: file.name)), tuple(sorted(folders)))
 
     def delete(self, names: Iterable[str]) -> None:
         """See `Storage.delete`."""
-        raise NotImplementedError
+        doomed = list(names)
+        if not doomed:
+            return
+        with self._explained("delete", doomed[0]):
+            obstore.delete(self._store, doomed)
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, FileNotFoundError, TimeoutError) as error:
+            reason, what = explain(str(error))
+            message = f"{self._uri}: cannot {f'{doing} {name}'.strip()}: {what}; {REMEDIES[reason]}"
+            raise StorageError(reason, message) from None  # the client's own text can hold credentials
+
+
+async def _upload(store: S3Store, name: str, parts: Iterable[memoryview], size: int) -> None:
+    """Upload in parts. Raises TimeoutError when it does not move: no part taken, or the end not reached, in time."""
+    watched = _Watched(parts)
+    part = max(_PART, -(-size // _MOST_PARTS))
+    put = obstore.put_async(store, name, watched, chunk_size=part, max_concurrency=_UPLOADS_AT_ONCE, use_multipart=True)
+    uploading = asyncio.ensure_future(put)
+    while not (await asyncio.wait([uploading], timeout=0.5))[0]:
+        allowed = _STALLED_SECONDS + (size / _ASSEMBLY_BYTES_PER_SECOND if watched.over else 0)
+        if time.monotonic() - watched.moved > allowed:
+            uploading.cancel()
+            raise TimeoutError("timed out")
+    uploading.result()
+
+
+class _Watched:
+    """Iterates over parts, and knows when the last one was taken (`moved`, monotonic) and whether it was the last."""
+
+    def __init__(self, parts: Iterable[memoryview]) -> None:
+        self._parts = iter(parts)
+        self.moved, self.over = time.monotonic(), False
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self
+
+    def __next__(self) -> memoryview:
+        self.moved = time.monotonic()
+        try:
+            return next(self._parts)
+        except StopIteration:
+            self.over = True
+            raise
+
+
+def _store(uri: str, environ: Mapping[str, str], seconds: float) -> S3Store:
+    parts = urlsplit(uri)
+    given = {key: next((environ[name] for name in found if environ.get(name)), "") for key, found in _SETTINGS.items()}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value}
+    endpoint = given["endpoint"]
+    client: ClientConfig = {
+        "allow_http": endpoint.startswith("http://"),
+        "connect_timeout": timedelta(seconds=5),
+        "timeout": timedelta(seconds=seconds),
+    }
+    if bundle := environ.get("AWS_CA_BUNDLE"):
+        client["root_certificate"] = Path(bundle).read_bytes()
+    settings["unsigned_payload"] = not endpoint.startswith("http://")  # TLS proves the bytes too, for less work
+    if not endpoint:
+        settings["virtual_hosted_style_request"] = "." not in parts.netloc  # a dot would not fit the certificate
+    try:
+        return S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            client_options=client,
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=8)},
+            **settings,
+        )
+    except (BaseError, ValueError) as error:
+        raise ConfigError(f"{uri!r} cannot be a place for checkpoints in S3: {type(error).__name__}") from error
