@@ -10,6 +10,37 @@ import yaml
 
 CHART = Path(__file__).parents[2] / "charts" / "llmtrain"
 
+Rights = dict[tuple[str, str], set[str]]
+"""API group and resource -> verbs."""
+
+RIGHTS: Rights = {
+    ("llmtrain.io", "llmtrainjobs"): {"get", "list", "watch", "patch", "delete"},
+    ("llmtrain.io", "llmtrainjobs/status"): {"patch"},
+    ("llmtrain.io", "llmtrainjobs/finalizers"): {"update"},
+    ("", "pods"): {"get", "list", "watch", "create", "delete"},
+    ("", "services"): {"create", "patch"},
+    ("", "serviceaccounts"): {"create", "patch"},
+    ("policy", "poddisruptionbudgets"): {"create", "patch"},
+    ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
+    ("scheduling.k8s.io", "podgroups"): {"create", "patch"},
+    ("scheduling.volcano.sh", "podgroups"): {"create", "patch"},
+    ("scheduling.x-k8s.io", "podgroups"): {"create", "patch"},
+    ("", "events"): {"create", "patch"},
+}
+"""What the operator may do in the namespaces that it watches."""
+CLUSTER_RIGHTS: Rights = {("authentication.k8s.io", "tokenreviews"): {"create"}, ("", "nodes"): {"list", "watch"}}
+"""What it may do wherever it watches."""
+
+
+def rights(role: dict[str, Any]) -> Rights:
+    """What a role, or the API server's answer to a rules review, allows."""
+    return {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
 
 def render(values: dict[str, Any], release: str = "llmtrain") -> list[dict[str, Any]]:
     """The objects of `helm template RELEASE --namespace ops`. Raises HelmError."""

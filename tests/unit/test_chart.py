@@ -2,6 +2,7 @@
 
 import base64
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import helm_python as helm
 import kubernetes_validate
@@ -12,7 +13,7 @@ from cryptography import x509
 
 from llmtrain_operator import main
 from llmtrain_operator.coordinator import main as coordinator
-from tests.support.chart import CHART, containers, find, render
+from tests.support.chart import CHART, CLUSTER_RIGHTS, RIGHTS, containers, find, render, rights
 
 ROOT = Path(__file__).parents[2]
 NAMESPACED = {"watch": {"namespaces": ["team-a", "team-b"], "nodes": False}}
@@ -71,39 +72,13 @@ def test_flags_are_ones_that_the_programs_have(values):
     assert coordinator.parse(command[1:]).control_socket == Path("/run/llmtrain/coordinator.sock")
 
 
-RIGHTS = {
-    ("llmtrain.io", "llmtrainjobs"): {"get", "list", "watch", "patch", "delete"},
-    ("llmtrain.io", "llmtrainjobs/status"): {"patch"},
-    ("llmtrain.io", "llmtrainjobs/finalizers"): {"update"},
-    ("", "pods"): {"get", "list", "watch", "create", "delete"},
-    ("", "services"): {"create", "patch"},
-    ("", "serviceaccounts"): {"create", "patch"},
-    ("policy", "poddisruptionbudgets"): {"create", "patch"},
-    ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
-    ("scheduling.k8s.io", "podgroups"): {"create", "patch"},
-    ("scheduling.volcano.sh", "podgroups"): {"create", "patch"},
-    ("scheduling.x-k8s.io", "podgroups"): {"create", "patch"},
-    ("", "events"): {"create", "patch"},
-}
-CLUSTER_RIGHTS = {("authentication.k8s.io", "tokenreviews"): {"create"}, ("", "nodes"): {"list", "watch"}}
-
-
-def rights(role: dict) -> dict[tuple[str, str], set[str]]:
-    return {
-        (group, resource): set(rule["verbs"])
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
-
-
 def test_the_operator_has_these_rights_and_no_others():
     objects = render({})
     assert rights(find(objects, "ClusterRole", "-jobs")) == RIGHTS
     assert rights(find(objects, "ClusterRole", "-cluster")) == CLUSTER_RIGHTS
     assert find(objects, "ClusterRoleBinding", "-jobs")["roleRef"]["name"] == "llmtrain-jobs"
     bound = {o["roleRef"]["name"] for o in objects if o["kind"].endswith("RoleBinding")}
-    assert bound == {"llmtrain-jobs", "llmtrain-cluster"}
+    assert bound == {"llmtrain-jobs", "llmtrain-cluster", "llmtrain-lease"}
 
 
 @CASES
@@ -116,7 +91,7 @@ def test_no_role_has_wildcards_secrets_or_exec(values):
 
 def test_namespaced_mode_binds_jobs_rights_only_in_those_namespaces():
     objects = render(NAMESPACED)
-    bindings = [o for o in objects if o["kind"] == "RoleBinding"]
+    bindings = [o for o in objects if o["kind"] == "RoleBinding" and o["metadata"]["name"].endswith("-jobs")]
     assert {o["metadata"]["namespace"] for o in bindings} == {"team-a", "team-b"}
     assert {o["roleRef"]["name"] for o in objects if o["kind"] == "ClusterRoleBinding"} == {"llmtrain-cluster"}
     assert set(rights(find(objects, "ClusterRole", "-cluster"))) == {("authentication.k8s.io", "tokenreviews")}
@@ -154,14 +129,41 @@ def test_the_certificate_fits_the_address_that_agents_are_given(release):
     data = {key: base64.b64decode(value) for key, value in find(objects, "Secret")["data"].items()}
     certificate = x509.load_pem_x509_certificate(data["tls.crt"])
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(data["ca.crt"]))
-    [url] = [f for f in containers(objects)["operator"]["command"] if f.startswith("--coordinator-url=")]
-    host, _, port = url.removeprefix("--coordinator-url=wss://").partition(":")
+    [flag] = [f for f in containers(objects)["operator"]["command"] if f.startswith("--coordinator-url=")]
+    urls = [urlsplit(url) for url in flag.removeprefix("--coordinator-url=").split(",")]
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert host in names.get_values_for_type(x509.DNSName)
-    service = find(objects, "Service")
-    assert host == f"{service['metadata']['name']}.ops.svc"
-    assert int(port) == service["spec"]["ports"][0]["port"]
-    assert service["spec"]["publishNotReadyAddresses"] is True
+    services = [find(objects, "Service", name) for name in ("-coordinator", "-coordinator-replicas")]
+    for url, service in zip(urls, services, strict=True):
+        assert url.hostname in names.get_values_for_type(x509.DNSName)
+        assert url.hostname == f"{service['metadata']['name']}.ops.svc"
+        assert url.port == service["spec"]["ports"][0]["port"]
+        assert service["spec"]["publishNotReadyAddresses"] is True
+    assert [service["spec"].get("clusterIP") for service in services] == [None, "None"]
+
+
+def test_names_fit_however_long_the_release_is_called():
+    """Names of Services are DNS labels."""
+    for service in (o for o in render({}, "r" * 53) if o["kind"] == "Service"):
+        assert len(service["metadata"]["name"]) <= 63
+
+
+def test_replicas_share_a_lease_that_they_may_use_and_no_other():
+    """The flag, the object and the right are about the same Lease, which the chart leaves empty for its users."""
+    objects = render({}, "prod")
+    lease, role = find(objects, "Lease"), find(objects, "Role", "-lease")
+    assert "spec" not in lease
+    name = lease["metadata"]["name"]
+    assert f"--lease=ops/{name}" in containers(objects)["operator"]["command"]
+    assert role["rules"] == [
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": [name],
+            "verbs": ["get", "patch"],
+        }
+    ]
+    deployment = find(objects, "Deployment")["spec"]
+    assert (deployment["replicas"], deployment["strategy"]["rollingUpdate"]["maxUnavailable"]) == (2, 0)
 
 
 def test_an_own_certificate_replaces_the_generated_one():
