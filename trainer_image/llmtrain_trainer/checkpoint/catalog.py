@@ -25,8 +25,9 @@ from llmtrain_trainer.checkpoint.stored import (
     Checkpoint,
     fence_of,
     is_ours,
+    manifest_at,
     manifest_name,
-    proved,
+    misfits,
     shard_name,
     step_directory,
     step_of,
@@ -178,11 +179,14 @@ class Catalog:
         return tuple(file for file in self.storage.list(step_directory(step)).files if is_ours(file.name))
 
     def _load(self, step: int, files: tuple[Entry, ...]) -> Manifest | None:
-        """See `stored.proved`; None if there is no manifest."""
+        """None if there is no manifest. Raises `Damaged` and `NewerFormat`."""
         name = manifest_name(step)
         if name not in {file.name for file in files} or (data := self.storage.read(name)) is None:
             return None
-        return proved(step, files, data)
+        manifest = manifest_at(step, data)
+        for misfit in misfits(manifest, files):
+            raise misfit
+        return manifest
 
 
 def _fence_in(stored: bytes, name: str) -> int:

@@ -77,22 +77,25 @@ def is_ours(name: str) -> bool:
     return bool(_MANIFEST.fullmatch(_base(name)) or _SHARD.fullmatch(_base(name)))
 
 
-def proved(step: int, files: Sequence[Entry], data: bytes) -> Manifest:
-    """The manifest in `data`, if it is intact, of this step, and its shards are among `files` in their sizes.
-
-    Raises `Damaged` or `NewerFormat`.
-    """
+def manifest_at(step: int, data: bytes) -> Manifest:
+    """The manifest in `data`. Raises `Damaged` if it is not intact or that of another step, and `NewerFormat`."""
     name = manifest_name(step)
     manifest = manifests.decode(data, name)
     if manifest.step != step:
         raise Damaged(name, f"it is that of step {manifest.step}")
+    return manifest
+
+
+def misfits(manifest: Manifest, files: Sequence[Entry]) -> tuple[Damaged, ...]:
+    """The manifest's shards that are not among `files` in their sizes."""
     sizes = {file.name: file.size for file in files}
+    found = []
     for shard in manifest.shards:
         if shard.name not in sizes:
-            raise Damaged(shard.name, "it is missing")
-        if sizes[shard.name] != shard.size:
-            raise Damaged(shard.name, f"it has {sizes[shard.name]} bytes instead of {shard.size}")
-    return manifest
+            found.append(Damaged(shard.name, "it is missing"))
+        elif sizes[shard.name] != shard.size:
+            found.append(Damaged(shard.name, f"it has {sizes[shard.name]} bytes instead of {shard.size}"))
+    return tuple(found)
 
 
 def _base(name: str) -> str:
