@@ -98,7 +98,7 @@ async def test_from_an_older_chart_to_this_one_and_back_and_away_and_again(clien
     await do(config.upgrade, str(CHART), RELEASE, {})
     assert await _knows_queues(client)
     async with asyncio.timeout(20):  # it serves by the new schema a moment after it has it
-        while "scheduling" not in (await _create(client, "probe", QUEUED, dryRun="All"))["spec"]:
+        while "scheduling" not in (await _create(client, "probe", QUEUED, dryRun="All"))["spec"]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     for name in ("touched", "untouched"):
         uids[name] = (await _create(client, name, QUEUED))["metadata"]["uid"]
