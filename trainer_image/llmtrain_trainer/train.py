@@ -167,8 +167,10 @@ def start_engine(config: Config, model: torch.nn.Module, worker: distributed.Wor
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.deepspeed.stage == 0:
         # In half precision DeepSpeed takes an empty step here to allocate the state, which Adam's bias correction
-        # would count: first updates a quarter too small.
+        # would count: first updates a quarter too small. Its weight decay has to be undone too.
         engine.basic_optimizer.state.clear()
+        if config.training.precision != "fp32":
+            engine.optimizer.refresh_fp32_params()
     return engine
 
 
