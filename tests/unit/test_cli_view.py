@@ -248,3 +248,13 @@ def test_suspending_never_loses_steps_by_surprise(status, discard, says):
     raw["metadata"] |= {"namespace": "ns", "creationTimestamp": "2026-01-01T00:00:00Z"}
     refusal = control.why_not_suspend(raw | {"status": status}, discard=discard)
     assert refusal is None if says is None else says in refusal
+
+
+def test_a_job_with_durable_storage_is_saved_when_it_is_suspended():
+    """The operator sees to that, so the user need not be asked; a script of theirs has to have shown that it saves."""
+    raw = job("job") | {"status": RUNNING}
+    raw["metadata"] |= {"namespace": "ns", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    raw["spec"] |= {"checkpoint": {"durable": {"storage": "file:///c"}}}
+    assert control.why_not_suspend(raw, discard=False) is None
+    raw["spec"] |= {"entrypoint": {"script": "x.py"}}
+    assert control.why_not_suspend(raw, discard=False)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llmtrain_operator.cli.access import Access, cluster_options, run
-from llmtrain_operator.cli.report import report
+from llmtrain_operator.cli.report import JobReport, report
 from llmtrain_operator.cli.status import find
 from llmtrain_operator.conditions import is_true
 from llmtrain_operator.contract import names
@@ -18,10 +18,10 @@ from llmtrain_operator.contract import names
 @click.option("--discard-progress", is_flag=True, help="Suspend although the steps trained so far will be lost.")
 @cluster_options
 def suspend(name: str, *, discard_progress: bool, access: Access) -> None:
-    """Stop a job's members and keep the job; `resume` starts it again."""
+    """Save a job's state, stop its members and keep the job; `resume` goes on with it."""
     namespace = access.resolved_namespace()
     run(_suspend(access, namespace, name, discard=discard_progress))
-    click.echo(f"suspending {namespace}/{name}; `llmtrain status {name}` shows when it is done")
+    click.echo(f"suspending {namespace}/{name}; `llmtrain status {name}` shows when its state is saved and it is done")
 
 
 @click.command()
@@ -56,9 +56,16 @@ def why_not_suspend(job: dict[str, Any], *, discard: bool) -> str | None:
     seen = report(job)
     if seen.ended:
         return f"{seen.name} is {seen.state}: there is nothing left to suspend"
-    if seen.step and not discard and not is_true(seen.status.conditions, "Protected"):
+    if seen.step and not discard and not _saves(job, seen):
         return (
             f"{seen.name} has trained {seen.step} steps that are saved nowhere and would be lost; "
             "add --discard-progress to suspend it all the same"
         )
     return None
+
+
+def _saves(job: dict[str, Any], seen: JobReport) -> bool:
+    """Whether the operator has the job save before it stops."""
+    spec = job.get("spec", {})
+    durable = bool((spec.get("checkpoint") or {}).get("durable")) and not spec.get("entrypoint")
+    return durable or is_true(seen.status.conditions, "Protected")

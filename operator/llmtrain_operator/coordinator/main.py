@@ -27,7 +27,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tls-key", type=Path, required=True, help="PEM file with its key")
     parser.add_argument("--control-socket", type=Path, default=Path("/run/llmtrain/coordinator.sock"))
     parser.add_argument(
-        "--heartbeat-deadline", type=float, default=5.0, help="seconds of silence that end a membership"
+        "--heartbeat-deadline", type=float, default=3.0, help="seconds of silence that end a membership"
     )
     parser.add_argument("--health-port", type=int, default=8082, help="/healthz, /readyz and /metrics")
     return parser.parse_args(argv)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 from llmtrain_operator import scheduling
 from llmtrain_operator.conditions import find
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import DeletePod, PodView
+
+REFUSED: Final = "PodsRefused"
 
 
 def regroup(run: Draft) -> tuple[PodView, ...]:
@@ -23,8 +26,10 @@ def regroup(run: Draft) -> tuple[PodView, ...]:
 
 def say_whether_scheduled(run: Draft) -> None:
     """Condition Scheduled: True when every wanted member has a node, else who keeps them from it, in their words."""
-    value, reason, message = _judged(run)
     before = find(run.status.conditions, "Scheduled")
+    if before and before.reason == REFUSED and not run.observed.refused and _missing(run):
+        return  # they are being tried again, and nothing is known of that yet
+    value, reason, message = _judged(run)
     run.condition("Scheduled", value, reason, message)
     if run.observed.obstacle and (before is None or before.message != message):
         run.tell(reason, message, warning=True)
@@ -33,11 +38,11 @@ def say_whether_scheduled(run: Draft) -> None:
 def _judged(run: Draft) -> tuple[bool, str, str]:
     if run.observed.obstacle:
         return False, run.observed.obstacle.reason, run.observed.obstacle.message
-    pods = [pod for pod in run.observed.pods if not pod.deleting and pod.phase != "Failed"]
+    pods = _present(run)
     placed = sum(pod.scheduled for pod in pods)
     count = f"{placed} of {run.wanted} members have a node"
     if run.observed.refused:
-        return False, "PodsRefused", f"{count}; the API server refuses pods: {_once(run.observed.refused.values())}"
+        return False, REFUSED, f"{count}; the API server refuses pods: {_once(run.observed.refused.values())}"
     waiting = [pod.unschedulable_message for pod in pods if not pod.scheduled]
     if held := [text for text in waiting if scheduling.KUEUE_GATE in text]:
         wanted = run.spec.scheduling
@@ -45,6 +50,14 @@ def _judged(run: Draft) -> tuple[bool, str, str]:
     if placed >= run.wanted:
         return True, "AllPlaced", f"all {run.wanted} members have a node"
     return False, "Unschedulable" if any(waiting) else "WaitingForScheduler", f"{count}{_because(run, waiting)}"
+
+
+def _present(run: Draft) -> list[PodView]:
+    return [pod for pod in run.observed.pods if not pod.deleting and pod.phase != "Failed"]
+
+
+def _missing(run: Draft) -> bool:
+    return len(_present(run)) < run.wanted
 
 
 def _because(run: Draft, waiting: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmtrain_operator import failure, membership, progress
 from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RoundStatus
+from llmtrain_operator.api.status import State
 from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Member, Round
@@ -27,11 +28,11 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     knows_steps = run.spec.entrypoint is None or run.step > 0
     verdict = failure.judge(found.cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps)
     _record(run, found, verdict)
+    _end(run, "Recovering", run.checkpoint_step)
     if verdict.fatal:
         finish(run, "Failed", verdict.reason, verdict.message)
         return
     run.set(restarts=run.status.restarts + 1)
-    _end(run, "Recovering", run.checkpoint_step)
     run.condition("Running", False, "RoundLost", str(found))
     run.condition("Recovering", True, "RoundLost", str(found))
     run.tell("MemberLost" if found.cause.reason == names.REASON_POD_LOST else "WorkerFailed", str(found), warning=True)
@@ -48,7 +49,7 @@ def close_round(run: Draft) -> None:
     run.condition("Resizing", True, "NewRound", f"{ending.message}; a new round is about to begin")
 
 
-def _end(run: Draft, state: str, goes_on_at: int | None) -> None:
+def _end(run: Draft, state: State, goes_on_at: int | None) -> None:
     run.set(
         state=state,
         round=None,
