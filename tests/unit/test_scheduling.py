@@ -213,6 +213,17 @@ def test_the_condition_says_who_keeps_members_from_a_node(pods, refused, status,
     assert says in found.message
 
 
+def test_a_refusal_stands_until_the_next_try_has_an_answer() -> None:
+    """Pods are tried again every half minute; the condition does not come and go with that."""
+    wanted = spec({"min": 2, "max": 2, "desired": 2})
+    refused = step(wanted, JobStatus(), pods=(pod(0, node="n", group_size=0),), refused={1: "exceeded quota"}).status
+    tried = step(wanted, refused, pods=(pod(0, node="n", group_size=0),))
+    assert [type(action) for action in tried.actions] == [CreatePod]
+    assert condition(tried.status) == condition(refused)
+    there = step(wanted, tried.status, pods=(pod(0, node="n", group_size=0), pod(1, node="n", group_size=0)))
+    assert condition(there.status).reason == "AllPlaced"
+
+
 @pytest.mark.parametrize(
     ("scheduled", "template", "path"),
     [
