@@ -10,7 +10,7 @@ from llmtrain_operator.local import control
 from llmtrain_operator.local.folder import RunFolder
 from llmtrain_operator.local.jobs import LocalJobs
 from llmtrain_operator.local.stored import as_stored, merge_patch
-from llmtrain_operator.ports import Rejected, Unavailable
+from llmtrain_operator.ports import Rejected
 from tests.support.specs import job
 
 STATUS = {"observedGeneration": 1, "state": "Running", "progress": {"step": 4, "maxSteps": 9}}
@@ -67,7 +67,7 @@ async def test_a_run_that_is_over_takes_no_orders(run, root):
         pass
     run.folder.control.touch()
     assert (await LocalJobs(root).job("", "j"))["status"]["state"] == "Suspended"
-    with pytest.raises(Unavailable, match="takes it up again"):
+    with pytest.raises(Rejected, match="takes it up again"):
         await LocalJobs(root).scale("", "j", 2)
 
 

@@ -10,10 +10,14 @@ import importlib.metadata
 
 import click
 
+from llmtrain_operator.cli.completion import completion
 from llmtrain_operator.cli.control import resume, suspend
+from llmtrain_operator.cli.events import events
+from llmtrain_operator.cli.explain import explain
 from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
 from llmtrain_operator.cli.offline import crd, validate
+from llmtrain_operator.cli.scale import scale
 from llmtrain_operator.cli.status import status
 
 
@@ -30,5 +34,5 @@ def main() -> None:
     """Watch and steer language-model training jobs (LLMTrainJob) on Kubernetes."""
 
 
-for _command in (status, logs, suspend, resume, local, validate, crd):
+for _command in (status, logs, events, explain, scale, suspend, resume, local, validate, crd, completion):
     main.add_command(_command)

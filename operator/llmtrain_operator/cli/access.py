@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from llmtrain_operator.cli.source import JobSource
+from llmtrain_operator.local.folder import root
+from llmtrain_operator.local.jobs import LocalJobs
 from llmtrain_operator.ports import Conflict, Rejected, Unavailable
 
 if TYPE_CHECKING:
     from llmtrain_operator.cluster.user import UserCluster
 
-INTERRUPTED = 130
+INTERRUPTED: Final = 130
+INTERVAL: Final = 1.0
+"""Seconds between looks: the operator writes progress that often."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -26,18 +32,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Which cluster, and which namespace if one was named."""
+    """Which cluster, and which namespace if one was named; or `local`: the runs on this machine."""
 
-    kubeconfig: Path | None
-    context: str | None
-    namespace: str | None
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespace: str | None = None
+    local: bool = False
 
     def resolved_namespace(self) -> str:
         """The namespace that was named, else the one that kubectl would use."""
+        if self.local:
+            return ""
         return self.namespace or _user().default_namespace(self.kubeconfig, self.context)
 
     @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[UserCluster]:
+    async def open(self) -> AsyncIterator[JobSource]:
+        """The place where the jobs are."""
+        if self.local:
+            yield LocalJobs(root(os.environ))
+            return
+        async with self.open_cluster() as cluster:
+            yield cluster
+
+    @contextlib.asynccontextmanager
+    async def open_cluster(self) -> AsyncIterator[UserCluster]:
         """The cluster."""
         async with _user().open_cluster(self.kubeconfig, self.context) as cluster:
             yield cluster
@@ -53,11 +71,27 @@ def _user() -> Any:
     return user
 
 
+def job_options(command: F) -> F:
+    """Options --local, -n, --kubeconfig and --context, given to the command as one argument `access`."""
+    option = click.option("--local", is_flag=True, help="Runs of `llmtrain local` on this machine, not the cluster's.")
+    result: F = option(cluster_options(command))
+    return result
+
+
 def cluster_options(command: F) -> F:
     """Options -n, --kubeconfig and --context, given to the command as one argument `access`."""
 
-    def called(*args: Any, namespace: str | None, kubeconfig: Path | None, context: str | None, **others: Any) -> Any:
-        return command(*args, access=Access(kubeconfig, context, namespace), **others)
+    def called(
+        *args: Any,
+        namespace: str | None,
+        kubeconfig: Path | None,
+        context: str | None,
+        local: bool = False,
+        **others: Any,
+    ) -> Any:
+        if local and (namespace or kubeconfig or context):
+            raise click.UsageError("--local is this machine: it goes with none of -n, --kubeconfig, --context")
+        return command(*args, access=Access(kubeconfig, context, namespace, local), **others)
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__click_params__ = list(getattr(command, "__click_params__", ()))  # type: ignore[attr-defined]
@@ -92,7 +126,18 @@ def explain(error: Exception) -> str:
         return (
             "this cluster does not know LLMTrainJob: install the operator's chart (`llmtrain crd` prints the CRD alone)"
         )
+    if "forbidden" in text and "HTTP 403" in text:
+        return f"{text}. The cluster's administrator grants it: the chart adds jobs to the roles view, edit and admin"
     if isinstance(error, Unavailable):
         known = text if "no access to a cluster" in text else f"the cluster does not answer: {text}"
-        return f"{known}. Is it up, and is $KUBECONFIG (or --kubeconfig, --context) right?"
+        return f"{known}. Is it up, and is $KUBECONFIG (or --kubeconfig, --context) right?{_instead()}"
     return text
+
+
+def is_local(name: str = "*") -> bool:
+    """Whether there is, or was, a run of that name on this machine; by default of any name."""
+    return any(root(os.environ).glob(f"jobs/{name}/status.json"))
+
+
+def _instead() -> str:
+    return " Runs on this machine are shown with --local." if is_local() else ""

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from llmtrain_operator.cli.access import Access, cluster_options, run
+from llmtrain_operator.cli.access import Access, job_options, run
+from llmtrain_operator.cli.completion import job_argument
 from llmtrain_operator.cli.report import JobReport, report
 from llmtrain_operator.cli.status import find
 from llmtrain_operator.conditions import is_true
@@ -14,24 +15,22 @@ from llmtrain_operator.contract import names
 
 
 @click.command()
-@click.argument("name")
+@job_argument()
 @click.option("--discard-progress", is_flag=True, help="Suspend although the steps trained so far will be lost.")
-@cluster_options
+@job_options
 def suspend(name: str, *, discard_progress: bool, access: Access) -> None:
     """Save a job's state, stop its members and keep the job; `resume` goes on with it."""
-    namespace = access.resolved_namespace()
-    run(_suspend(access, namespace, name, discard=discard_progress))
-    click.echo(f"suspending {namespace}/{name}; `llmtrain status {name}` shows when its state is saved and it is done")
+    run(_suspend(access, access.resolved_namespace(), name, discard=discard_progress))
+    click.echo(f"suspending {name}; `llmtrain status {name}` shows when its state is saved and it is done")
 
 
 @click.command()
-@click.argument("name")
-@cluster_options
+@job_argument()
+@job_options
 def resume(name: str, *, access: Access) -> None:
     """Start a suspended job."""
-    namespace = access.resolved_namespace()
-    run(_resume(access, namespace, name))
-    click.echo(f"resuming {namespace}/{name}")
+    run(_resume(access, access.resolved_namespace(), name))
+    click.echo(f"resuming {name}")
 
 
 async def _suspend(access: Access, namespace: str, name: str, *, discard: bool) -> None:

@@ -25,7 +25,7 @@ from llmtrain_operator.cli import view
 from llmtrain_operator.cli.access import INTERRUPTED
 from llmtrain_operator.cli.offline import jobs_in
 from llmtrain_operator.cli.report import JobReport, report
-from llmtrain_operator.cli.status import Lines
+from llmtrain_operator.cli.status import PLAIN_WIDTH, Lines
 from llmtrain_operator.local.folder import RunFolder, root
 from llmtrain_operator.state import PodView
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from llmtrain_operator.local.cluster import LocalCluster
 
 _NEEDED: Final = ("torch", "deepspeed", "llmtrain_trainer", "prometheus_client")
-_PLAIN_WIDTH: Final = 200
 _AGAIN: Final = {signal.SIGINT: "another Ctrl-C"}
 
 
@@ -88,7 +87,7 @@ async def _train(job: dict[str, Any], nodes: int, folder: RunFolder, volumes: Pa
     # Imported where it is needed: the other commands run where only the core dependencies are installed.
     from llmtrain_operator.local.run import Run, Stop, train
 
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, markup=False, highlight=False, emoji=False)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, highlight=False, emoji=False)
     logging.basicConfig(level=logging.WARNING, format="[operator] %(message)s")
     stop = Stop()
     stopped: list[signal.Signals] = []
@@ -102,7 +101,7 @@ async def _train(job: dict[str, Any], nodes: int, folder: RunFolder, volumes: Pa
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, obey, number)
     last: list[JobReport] = []
-    with Live(console=console, auto_refresh=False) if console.is_terminal else Lines(as_json=False) as display:
+    with Live(console=console, auto_refresh=False) if console.is_terminal else Lines() as display:
 
         def show(cluster: LocalCluster) -> bool:
             current = cluster.job(cluster.key)
@@ -128,8 +127,8 @@ async def _train(job: dict[str, Any], nodes: int, folder: RunFolder, volumes: Pa
 
 
 def _farewell(job: dict[str, Any]) -> str:
-    if (job["spec"].get("checkpoint") or {}).get("durable"):
-        return "saving a checkpoint, then stopping"
     if job["spec"].get("entrypoint"):
         return "stopping; what the script itself has saved stays"
+    if (job["spec"].get("checkpoint") or {}).get("durable"):
+        return "saving a checkpoint, then stopping"
     return "stopping; without checkpoint.durable the steps trained so far are saved nowhere"

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
 
 import click
 
-from llmtrain_operator.cli.access import Access, cluster_options, explain, run
+from llmtrain_operator.cli.access import INTERVAL, Access, explain, job_options, run
+from llmtrain_operator.cli.completion import job_argument
+from llmtrain_operator.cli.source import JobSource
 from llmtrain_operator.cli.status import find
 from llmtrain_operator.cli.view import member_colour, pod_state
 from llmtrain_operator.ports import Rejected, Unavailable
 from llmtrain_operator.state import PodView
 
-if TYPE_CHECKING:
-    from llmtrain_operator.cluster.user import UserCluster
-
-_INTERVAL: Final = 1.0
-
 
 @click.command()
-@click.argument("name")
+@job_argument()
 @click.option("-f", "--follow", is_flag=True, help="Stay and print new lines, also of members that come later.")
 @click.option("-m", "--member", type=click.IntRange(min=0), metavar="INDEX", help="Only this member.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each. Default: all.")
-@cluster_options
+@job_options
 def logs(name: str, *, follow: bool, member: int | None, tail: int | None, access: Access) -> None:
     """Print the members' logs; the newest pod of each member, `--follow` also its successors."""
     namespace = access.resolved_namespace()
@@ -52,7 +48,7 @@ class _Reader:
         self.namespace, self.job = namespace, job
         self._member, self._tail = member, tail
 
-    async def read(self, cluster: UserCluster) -> None:
+    async def read(self, cluster: JobSource) -> None:
         """Print what there is, member by member."""
         pods = newest(await cluster.pods(self.namespace, self.job), self._member)
         if not pods:
@@ -67,18 +63,18 @@ class _Reader:
             except Rejected as error:
                 click.echo(f"no log of {pod.name} ({pod_state(pod)}): {error}", err=True)
 
-    async def follow(self, cluster: UserCluster) -> None:
+    async def follow(self, cluster: JobSource) -> None:
         """Print as it comes, until the job has ended and all that it printed was read."""
         reading: dict[str, asyncio.Task[None]] = {}
         try:
             while not await self._look(cluster, reading):  # noqa: ASYNC110 - only the cluster knows
-                await asyncio.sleep(_INTERVAL)
+                await asyncio.sleep(INTERVAL)
         finally:
             for task in reading.values():
                 task.cancel()
             await asyncio.gather(*reading.values(), return_exceptions=True)
 
-    async def _look(self, cluster: UserCluster, reading: dict[str, asyncio.Task[None]]) -> bool:
+    async def _look(self, cluster: JobSource, reading: dict[str, asyncio.Task[None]]) -> bool:
         """Begin to read the pods that are new; whether all is read and nothing more can come."""
         try:
             job = await find(cluster, self.namespace, self.job)
@@ -94,7 +90,7 @@ class _Reader:
             task.result()
         return bool(job.get("status", {}).get("completionTime")) and len(done) == len(reading)
 
-    async def _follow_pod(self, cluster: UserCluster, pod: PodView) -> None:
+    async def _follow_pod(self, cluster: JobSource, pod: PodView) -> None:
         """Print one pod's log to its end. A broken connection is taken up again after the last line that came."""
         say, last = self._printer(pod), ""
         while True:
@@ -112,7 +108,7 @@ class _Reader:
                     return
             else:
                 return
-            await asyncio.sleep(_INTERVAL)
+            await asyncio.sleep(INTERVAL)
 
     def _printer(self, pod: PodView) -> Callable[[str], None]:
         prefix = click.style(f"[{pod.index}]", fg=member_colour(pod.index))

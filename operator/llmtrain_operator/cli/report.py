@@ -15,13 +15,14 @@ from llmtrain_operator.state import PodView
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """An event. `time` is in seconds since 1970."""
+    """An event. `time` is in seconds since 1970; `about` names the pod, empty if it is about the job."""
 
     time: float
     warning: bool
     reason: str
     message: str
     count: int
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,17 @@ def report(job: Mapping[str, Any], pods: Iterable[PodView] = (), events: Iterabl
         max_steps=(status.progress.max_steps if status.progress else 0) or spec.get("training", {}).get("maxSteps", 0),
         status=status,
         pods=tuple(pods),
-        events=tuple(sorted(map(_happening, events), key=lambda each: each.time)),
+        events=in_order(events),
     )
 
 
+def in_order(events: Iterable[Mapping[str, Any]]) -> tuple[Happening, ...]:
+    """Event objects, the newest last."""
+    return tuple(sorted(map(_happening, events), key=lambda each: each.time))
+
+
 def _happening(event: Mapping[str, Any]) -> Happening:
+    about = event.get("involvedObject") or {}
     when = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
     return Happening(
         time=seconds(when),
@@ -85,6 +92,7 @@ def _happening(event: Mapping[str, Any]) -> Happening:
         reason=event.get("reason", ""),
         message=event.get("message", ""),
         count=event.get("count") or 1,
+        about=about.get("name", "") if about.get("kind") == "Pod" else "",
     )
 
 

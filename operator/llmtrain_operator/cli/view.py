@@ -86,7 +86,23 @@ def line(each: JobReport) -> str:
 
 def event_line(event: Happening) -> str:
     """An event in one line, for a log."""
-    return f"{'! ' if event.warning else '  '}{event.reason}: {event.message}"
+    about = f"{event.about}: " if event.about else ""
+    return f"{'! ' if event.warning else '  '}{about}{event.reason}: {event.message}"
+
+
+def events_table(events: Sequence[Happening], now: float) -> RenderableType:
+    """One row per event, the newest last, with what it is about."""
+    if not events:
+        return Text("no events: the API server keeps them for an hour, unless it is told otherwise")
+    table = _grid(header=True)
+    for head in ("AGE", "REASON", "ABOUT", "MESSAGE"):
+        table.add_column(head)
+    for event in events:
+        repeats = f" (x{event.count})" if event.count > 1 else ""
+        reason = Text(event.reason + repeats, "yellow" if event.warning else "")
+        age = duration(max(0.0, now - event.time))
+        table.add_row(age, reason, event.about or "the job", Text(event.message))
+    return table
 
 
 def member_colour(index: int) -> str:

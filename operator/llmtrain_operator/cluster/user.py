@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,9 +49,21 @@ class UserCluster:
         )
         return list(answer["items"])
 
+    async def pod_events(self, namespace: str, uids: Collection[str]) -> list[dict[str, Any]]:
+        """The events about the pods with these UIDs, in no particular order."""
+        answer = await self._client.request(
+            "list", EVENTS, namespace, query={"fieldSelector": "involvedObject.kind=Pod"}
+        )
+        return [event for event in answer["items"] if event["involvedObject"].get("uid") in uids]
+
     async def patch(self, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Apply a JSON merge patch to a job."""
         return await self._client.request("patch", JOBS, namespace, name, body=body)
+
+    async def scale(self, namespace: str, name: str, members: int) -> None:
+        """Want so many members, through the scale subresource: a right of its own."""
+        body = {"spec": {"replicas": members}}
+        await self._client.request("patch", JOBS, namespace, name, subresource="scale", body=body)
 
     async def log(
         self, namespace: str, pod: str, *, follow: bool, tail: int | None = None, since: str | None = None

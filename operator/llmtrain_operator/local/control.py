@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 from llmtrain_operator.local.folder import RunFolder, ShortPath
-from llmtrain_operator.ports import Rejected, Unavailable
+from llmtrain_operator.ports import Rejected
 
 _LIMIT: Final = 2**20
 _CHANGEABLE: Final = frozenset({"suspend", "nodes"})
@@ -67,14 +67,14 @@ async def is_running(folder: RunFolder) -> bool:
 
 
 async def order(folder: RunFolder, patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Have the run apply a merge patch; the new job. Raises `Unavailable` if nobody trains it, `Rejected`."""
+    """Have the run apply a merge patch; the new job. Raises `Rejected`, also if nobody trains it."""
     try:
         reader, writer = await _connect(folder)
         with contextlib.closing(writer):
             writer.write(json.dumps(patch).encode() + b"\n")
             answer = json.loads(await reader.readline())
     except (OSError, ValueError) as error:
-        raise Unavailable(
+        raise Rejected(
             f"{folder.path.name} is not being trained: `llmtrain local` with its file takes it up again"
         ) from error
     if "refusal" in answer:

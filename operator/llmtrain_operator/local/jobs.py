@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,16 +49,20 @@ class LocalJobs:
             return views
         return [pod if pod.phase in _ENDED else replace(pod, phase="Failed", reason="RunEnded") for pod in views]
 
-    async def events(self, namespace: str, uid: str, pods: bool = False) -> list[dict[str, Any]]:
-        """The events about the job with this UID. Pods have none of their own here."""
-        del pods
+    async def events(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        """The events about the job with this UID."""
         for job in await self.jobs(namespace):
             if job["metadata"]["uid"] == uid:
                 return list(self._folder(job["metadata"]["name"]).read("events") or ())
         return []
 
+    async def pod_events(self, namespace: str, uids: Collection[str]) -> list[dict[str, Any]]:
+        """Pods have none of their own here."""
+        del namespace, uids
+        return []
+
     async def patch(self, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Apply a JSON merge patch to a running job. Raises `Unavailable` if it does not run, `Rejected`."""
+        """Apply a JSON merge patch to a running job. Raises `Rejected`, also if it does not run."""
         await self.job(namespace, name)
         return await control.order(self._folder(name), body)
 

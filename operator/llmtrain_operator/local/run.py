@@ -96,7 +96,7 @@ async def train(
             control.serving(run.folder, cluster.patch),
         ):
             settings = Settings(run.job["spec"].get("image") or _IMAGE, _IMAGE, f"ws://{ADDRESS}:{port}", "")
-            controller = Controller(cluster, link, settings, metrics, lambda key: queue.add(key))
+            controller = Controller(cluster, link, settings, metrics, lambda key, delay: queue.add(key, delay))
             queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
             parts = [asyncio.create_task(part) for part in (link.run(), queue.run())]
             queue.add(cluster.key)

@@ -72,8 +72,9 @@ def as_left(job: Mapping[str, Any], now: float) -> dict[str, Any]:
 
 def hold(job: Mapping[str, Any]) -> dict[str, Any]:
     """The merge patch that suspends a job although what it has trained may be saved nowhere: its user ends the run."""
-    storage = (job["spec"].get("checkpoint") or {}).get("durable")
-    leave = {} if storage else {"metadata": {"annotations": {names.ANNOTATION_DISCARD_PROGRESS: "true"}}}
+    spec = job["spec"]
+    saves = (spec.get("checkpoint") or {}).get("durable") and not spec.get("entrypoint")
+    leave = {} if saves else {"metadata": {"annotations": {names.ANNOTATION_DISCARD_PROGRESS: "true"}}}
     return {**leave, "spec": {"suspend": True}}
 
 
