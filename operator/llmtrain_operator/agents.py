@@ -8,7 +8,7 @@ prove who it is, for want of an API server. An agent that was not heard of since
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmtrain_operator.contract.wire import AgentUpdate, Failure
 from llmtrain_operator.state import AgentView, PodView
@@ -40,8 +40,8 @@ class AgentBook:
         self._links += connected
         self._hearing_since = None
 
-    def update(self, update: AgentUpdate) -> None:
-        """Take in what the coordinator said."""
+    def update(self, update: AgentUpdate) -> bool:
+        """Take in what the coordinator said. Returns whether it says nothing but how far training is."""
         if self._hearing_since is None:
             self._hearing_since = self._clock()
         known = self._known.get(update.uid)
@@ -50,6 +50,7 @@ class AgentBook:
         same = known and _failure_in(known.update) == _failure_in(update)
         failed_since = known.failed_since if known and same else self._clock()
         self._known[update.uid] = _Known(update, since, self._links, failed_since)
+        return bool(known and lasting and _substance(known.update) == _substance(update))
 
     def excuse(self, uids: Iterable[str]) -> None:
         """Let these agents' silence begin anew: nothing could be done about it so far, for want of an API server,
@@ -101,6 +102,15 @@ class AgentBook:
             return AgentView(pod.uid, False, silent, "never connected to this coordinator")
         silent = min(silent, self._clock() - known.since)
         return AgentView(pod.uid, False, silent, "has not come back to the coordinator", known.update.report)
+
+
+def _substance(update: AgentUpdate) -> object:
+    """The update without the figures that change with every step."""
+    if update.report is None:
+        return update
+    progress = update.report.progress
+    figures = (progress.round, progress.phase, progress.checkpoints) if progress else None
+    return replace(update, report=replace(update.report, progress=None)), figures
 
 
 def _failure_in(update: AgentUpdate) -> Failure | None:

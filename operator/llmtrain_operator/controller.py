@@ -1,8 +1,9 @@
 """The control loop's edge: key -> observe -> plan -> write status -> publish -> act -> tell.
 
 One pass per job at a time. The status is written first, under the observed resourceVersion: if that fails nothing of
-the plan is carried out, so what the operator did is always what the status says. Mere progress is written at most
-once a second per job, the mere passing of time once a minute.
+the plan is carried out, so what the operator did is always what the status says. A pass that changed anything is
+followed by another, until one changes nothing. Mere progress is written at most once a second per job and
+`PROGRESS_RATE` times a second over all, the mere passing of time once a minute; neither leads to another pass.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PROGRESS_INTERVAL = 1.0
-"""Seconds between two status writes of one job that say nothing but how far it is."""
+"""Seconds between two status writes of one job that say nothing but how far it is; longer when there are many jobs."""
+PROGRESS_RATE = 25.0
+"""Such writes per second over all jobs: each is an fsync for etcd and an event for everyone who watches."""
 LEDGER_INTERVAL = 60.0
 """The same for two that say nothing but that time has passed: it can be booked later just as well."""
 AT_ONCE = 16
@@ -65,7 +68,7 @@ class Publisher(Protocol):
 
 
 class Controller:
-    """Reconciles jobs of `cluster`. `wake` puts a job's key on the queue."""
+    """Reconciles jobs of `cluster`. `wake` puts a job's key on the queue, for a pass in so many seconds."""
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Controller:
         publisher: Publisher,
         settings: manifests.Settings,
         metrics: Metrics,
-        wake: Callable[[str], None],
+        wake: Callable[[str, float], None],
     ) -> None:
         self._cluster = cluster
         self._publisher = publisher
@@ -90,15 +93,16 @@ class Controller:
 
     def agent_changed(self, update: AgentUpdate) -> None:
         """An agent said something, came or went."""
-        self.agents.update(update)
+        progressed = self.agents.update(update)
         if update.report:
-            self._wake(update.report.job)
+            job = update.report.job
+            self._wake(job, self._progress_due(job) if progressed else 0.0)
 
     def link_changed(self, connected: bool) -> None:
         """The coordinator came or went: every job's view of its agents may have changed."""
         self.agents.link_changed(connected)
         for key in self._cluster.jobs():
-            self._wake(key)
+            self._wake(key, 0.0)
 
     async def reconcile(self, key: str) -> float | None:
         """One pass over the job `namespace/name`. Seconds until it wants another look, None if it does not."""
@@ -168,16 +172,21 @@ class Controller:
         new = decided.status
         if new == old:
             return None
-        since = time.monotonic() - self._written.get(key, float("-inf"))
-        if not (_differ(old, new, _PROGRESS_FIELDS) or decided.actions or decided.events):
+        settled = not (_differ(old, new, _PROGRESS_FIELDS) or decided.actions or decided.events)
+        if settled:
             if not _differ(old, new, _LEDGER_FIELDS):
-                if since < LEDGER_INTERVAL:
-                    return None  # and no pass is asked for: each write of a status leads to one, it would never end
-            elif since < PROGRESS_INTERVAL:
-                return PROGRESS_INTERVAL - since
+                if time.monotonic() - self._written.get(key, float("-inf")) < LEDGER_INTERVAL:
+                    return None
+            elif (due := self._progress_due(key)) > 0:
+                return due
         await self._cluster.patch_status(raw, new.model_dump(mode="json", by_alias=True, exclude_none=True))
         self._written[key] = time.monotonic()
-        return None
+        return None if settled else 0.0
+
+    def _progress_due(self, key: str) -> float:
+        """Seconds until the job's progress may be written again."""
+        interval = max(PROGRESS_INTERVAL, len(self._cluster.jobs()) / PROGRESS_RATE)
+        return max(0.0, self._written.get(key, float("-inf")) + interval - time.monotonic())
 
     async def _act(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> bool:
         """Carry out one action; False if it came to nothing in a way that the next pass has to see."""

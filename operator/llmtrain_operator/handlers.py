@@ -1,13 +1,14 @@
 """kopf's part: it logs in, watches the job objects and ends the process when it cannot go on.
 
-The only importer of kopf. Its events do nothing but wake the queue: every pass reads the job from our own mirror,
-because kopf drops handler errors and never reports a deletion that happened while its watch was down.
+The only importer of kopf. Its events do nothing but wake the queue, and only those that say more than a new status,
+which is our own doing: every pass reads the job from our own mirror, because kopf drops handler errors and never
+reports a deletion that happened while its watch was down.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import kopf
@@ -18,16 +19,30 @@ from llmtrain_operator.contract import names
 def registry(wake: Callable[[str], None]) -> kopf.OperatorRegistry:
     """The handlers: on any event of a job, `wake` is called with `namespace/name`."""
     handlers = kopf.OperatorRegistry()
+    known: dict[str, object] = {}
 
     @kopf.on.login(registry=handlers)
     async def login(**details: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=handlers)
-    async def changed(namespace: str | None, name: str | None, **_: Any) -> None:
-        wake(f"{namespace}/{name}")
+    async def changed(type: str | None, namespace: str | None, name: str | None, meta: kopf.Meta, **_: Any) -> None:  # noqa: A002 - kopf's name
+        key, now = f"{namespace}/{name}", substance(meta)
+        if type == "DELETED":
+            known.pop(key, None)
+        elif known.get(key) == now:
+            return
+        else:
+            known[key] = now
+        wake(key)
 
     return handlers
+
+
+def substance(metadata: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells two versions of a job apart, but for their statuses: specs have generations."""
+    fields = ("uid", "generation", "labels", "annotations", "finalizers", "deletionTimestamp")
+    return tuple(metadata.get(field) for field in fields)
 
 
 def settings() -> kopf.OperatorSettings:

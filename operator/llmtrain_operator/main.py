@@ -1,6 +1,7 @@
 """The process `llmtrain-operator`: it puts the rooms together and runs them until told to stop.
 
-Whatever part ends by itself ends the process: the kubelet starts it anew, and all state is in the jobs' status.
+Any number of replicas may run: one leads, the others stand by with warm caches. Whatever part ends by itself ends the
+process: the kubelet starts it anew, and all state is in the jobs' status.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import logging
 import os
 import signal
+import socket
+import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +23,13 @@ import click
 from llmtrain_operator import handlers, http
 from llmtrain_operator.cluster.client import connect
 from llmtrain_operator.cluster.cluster import Cluster
-from llmtrain_operator.controller import Controller
-from llmtrain_operator.link import CoordinatorLink
+from llmtrain_operator.cluster.lease import Lease
+from llmtrain_operator.leader import Leader
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.network import Rule
-from llmtrain_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
-
-RESYNC = 30.0
-"""Seconds after which every job gets a pass even if nothing seemed to happen."""
 
 
 class PartEnded(Exception):  # noqa: N818 - it says what happened
@@ -43,6 +42,7 @@ class Options:
 
     settings: Settings
     namespaces: tuple[str, ...]
+    lease: tuple[str, str]
     control_socket: Path
     http_port: int
     kubeconfig: Path | None
@@ -58,39 +58,28 @@ async def run(options: Options) -> None:
 
     obey_signals()
     metrics = Metrics()
-    async with connect(options.kubeconfig, on_call=metrics.observe_call) as client:
-        cluster = Cluster(client, lambda key: queue.add(key), options.namespaces)
-        link = CoordinatorLink(
-            options.control_socket,
-            lambda update: controller.agent_changed(update),
-            lambda connected: controller.link_changed(connected),
-        )
-        controller = Controller(cluster, link, options.settings, metrics, lambda key: queue.add(key))
-        queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
-        metrics.watch_depth(queue.depth)
+    async with (
+        connect(options.kubeconfig, on_call=metrics.observe_call) as own,
+        connect(options.kubeconfig, on_call=metrics.observe_call, may_write=lambda: lease.held()) as client,
+    ):
+        lease = Lease(own, *options.lease, f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}")
+        cluster = Cluster(client, lambda key: leader.wake(key), options.namespaces)
+        leader = Leader(cluster, lease, options.settings, options.control_socket, metrics)
         ready = asyncio.Event()
 
-        async def work() -> None:
+        async def stand() -> None:
             # Before the caches are complete a missing pod may just not have been listed yet.
             await cluster.synced()
             ready.set()
             log.info("caches are complete: %d jobs", len(cluster.jobs()))
-            await queue.run()
-
-        async def resync() -> None:
-            while True:
-                for key in cluster.jobs():
-                    queue.add(key)
-                await asyncio.sleep(RESYNC)
+            await lease.run(leader.lead)
 
         async with http.serve(options.http_port, metrics, lambda: "" if ready.is_set() else "caches are filling"):
             await _first_end(
                 stop,
                 cluster.run(),
-                link.run(),
-                work(),
-                resync(),
-                handlers.run(queue.add, options.namespaces, obey_signals),
+                stand(),
+                handlers.run(leader.wake, options.namespaces, obey_signals),
             )
         log.info("stopping")
 
@@ -121,6 +110,7 @@ def _rules(_context: click.Context, _option: click.Parameter, value: str | None)
 
 @click.command()
 @click.option("--namespaces", default="", help="Comma-separated namespaces to watch; all if empty.")
+@click.option("--lease", required=True, help="NAMESPACE/NAME of the Lease that decides which replica leads.")
 @click.option("--control-socket", type=click.Path(path_type=Path), default=Path("/run/llmtrain/coordinator.sock"))
 @click.option("--coordinator-url", required=True, help="Where agents reach the coordinator: wss://host:port[,...].")
 @click.option("--coordinator-ca", type=click.Path(path_type=Path, exists=True), required=True, help="PEM file.")
@@ -134,6 +124,7 @@ def _rules(_context: click.Context, _option: click.Parameter, value: str | None)
 @click.option("--log-level", default="INFO")
 def main(
     namespaces: str,
+    lease: str,
     control_socket: Path,
     coordinator_url: str,
     coordinator_ca: Path,
@@ -161,7 +152,10 @@ def main(
     if kubeconfig:
         os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it
     watched = tuple(name.strip() for name in namespaces.split(",") if name.strip())
-    asyncio.run(run(Options(settings, watched, control_socket, http_port, kubeconfig)))
+    place, _, name = lease.partition("/")
+    if not place or not name:
+        raise click.BadParameter(f"{lease!r} is not NAMESPACE/NAME", param_hint="--lease")
+    asyncio.run(run(Options(settings, watched, (place, name), control_socket, http_port, kubeconfig)))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._leader = Gauge("llmtrain_leader", "1 if this replica leads.", registry=self.registry)
         self._depth = Gauge("llmtrain_queue_depth", "Jobs waiting for a pass or in one.", registry=self.registry)
         self._calls = Counter(
             "llmtrain_kubernetes_requests",
@@ -148,9 +149,16 @@ class Metrics:
         """Count a request to the API server; fits `cluster.client.CallObserver`."""
         self._calls.labels(verb, resource, code).inc()
 
-    def watch_depth(self, depth: Callable[[], float]) -> None:
-        """Ask `depth` for the queue's depth at every scrape."""
+    def begin_term(self, depth: Callable[[], float]) -> None:
+        """This replica leads; `depth` tells the queue's depth at every scrape."""
+        self._leader.set(1)
         self._depth.set_function(depth)
+
+    def end_term(self) -> None:
+        """It does not any more: the jobs' numbers are another replica's to show."""
+        self._leader.set(0)
+        self._depth.set_function(lambda: 0.0)
+        self._jobs.statuses.clear()
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""

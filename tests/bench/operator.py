@@ -143,7 +143,7 @@ async def operator_process(kubeconfig: Path, folder: Path) -> AsyncIterator[tupl
     command = [sys.executable, "-P", "-m", "llmtrain_operator.main", f"--kubeconfig={kubeconfig}"]
     command += [f"--control-socket={folder / 'control.sock'}", "--coordinator-url=wss://coordinator:7443"]
     command += [f"--coordinator-ca={folder / 'ca.crt'}", "--trainer-image=trainer", "--operator-image=operator"]
-    command += [f"--http-port={port}", "--log-level=WARNING"]
+    command += [f"--http-port={port}", "--log-level=WARNING", "--lease=default/bench-operator"]
     environment = os.environ | {"KUBECONFIG": str(kubeconfig)}
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("wb") as log:

@@ -99,6 +99,17 @@ async def test_a_member_reports_each_state_and_hears_each_directive(ground):
         assert (await ground.report(lambda r: r.round == 2)).failure is None
 
 
+async def test_the_leader_is_followed_wherever_it_listens(ground):
+    """A standby refuses; the leader's certificate is for the first URL's name, by whichever address it was found."""
+    async with ground.coordinator():
+        with socket.socket() as standby:
+            standby.bind(("127.0.0.1", 0))
+            urls = (f"wss://127.0.0.1:{standby.getsockname()[1]}", f"wss://localhost:{ground.port}")
+            async with member(ground.environment(coordinators=urls)) as membership:
+                membership.join(1)
+                await ground.report()
+
+
 async def test_progress_of_the_current_round_is_reported(ground, tmp_path):
     """Workers' datagrams show up in heartbeats; those of another round and nonsense do not."""
     async with ground.coordinator(), member(ground.environment()) as membership:

@@ -79,8 +79,12 @@ class OneJob:
             raise self.trouble[kind]
 
 
-def controller_of(cluster: OneJob) -> Controller:
-    return Controller(cluster, cluster, Settings("t", "o", "wss://c", "pem"), Metrics(), [].append)
+def controller_of(cluster: OneJob, woken: list[tuple[str, float]] | None = None) -> Controller:
+    def wake(key: str, delay: float) -> None:
+        if woken is not None:
+            woken.append((key, delay))
+
+    return Controller(cluster, cluster, Settings("t", "o", "wss://c", "pem"), Metrics(), wake)
 
 
 async def test_a_job_that_does_nothing_costs_nothing() -> None:

@@ -63,7 +63,7 @@ def test_passes_waits_calls_and_depth_are_counted():
     metrics.observe_pass("ns/a", 0.01, 0.02, True)
     metrics.observe_pass("ns/a", 0.01, 0.03, False)
     metrics.observe_call("patch", "llmtrainjobs", "409")
-    metrics.watch_depth(lambda: 3)
+    metrics.begin_term(lambda: 3)
     shown = scrape(metrics)
     assert shown["llmtrain_reconcile_duration_seconds_count"] == {("success",): 1, ("error",): 1}
     assert shown["llmtrain_queue_wait_seconds_count"] == {(): 2}

@@ -29,6 +29,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{/* Two ways to whoever leads: one address for all replicas, which follows them fastest, and the replicas' own. */}}
+{{- define "llmtrain.coordinatorUrls" -}}
+{{- $namespace := .Release.Namespace }}
+{{- $port := .Values.coordinator.port }}
+{{- $urls := list }}
+{{- range list (include "llmtrain.coordinator" .) (include "llmtrain.replicas" .) }}
+{{- $urls = append $urls (printf "wss://%s.%s.svc:%v" . $namespace $port) }}
+{{- end }}
+{{- join "," $urls }}
+{{- end }}
+
+{{- define "llmtrain.replicas" -}}
+{{ printf "%s-replicas" (include "llmtrain.coordinator" . | trunc 54 | trimSuffix "-") }}
+{{- end }}
+
 {{/* The egress rules that the members of every job get, as the operator takes them: the coordinator, DNS, the extra. */}}
 {{- define "llmtrain.memberEgress" -}}
 - to:

@@ -38,6 +38,8 @@ _ATTEMPT: Final = 2.0
 """Seconds for a look and a write: after that the connection counts as dead, and a new one is tried."""
 _STEP_DOWN: Final = 5.0
 """Seconds that the work of a term has to end after it was cancelled, before the Lease is given to another."""
+_ABSTAIN: Final = 3 * RETRY
+"""Seconds after an own end in which others may take the Lease."""
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER}
 
 
@@ -73,8 +75,8 @@ class Lease:
     async def run(self, lead: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Stand for election until cancelled; `lead()` runs while this replica leads and is cancelled when it does not.
 
-        Cancelling, or an end of `lead()`, releases the Lease, so that another replica takes over within a second.
-        Raises what `lead()` raised; returns if that returned.
+        Cancelling, or an end of `lead()`, releases the Lease, so that another replica takes over within a second. After
+        an end without an error others have that chance before this replica stands again. Raises what `lead()` raised.
         """
         while True:
             await self._acquire()
@@ -90,9 +92,11 @@ class Lease:
                     await self._release()
             if not term.done():
                 raise RuntimeError(f"the work of a term that was cancelled goes on after {_STEP_DOWN:.0f} s")
-            if not lost or not term.cancelled():
-                return term.result()
-            log.warning("this replica does not lead any more: %s", lost)
+            if not term.cancelled():
+                term.result()
+            log.warning("this replica does not lead any more: %s", lost or "its own choice")
+            if not lost:
+                await asyncio.sleep(_ABSTAIN)
 
     async def _acquire(self) -> None:
         while True:
@@ -102,14 +106,14 @@ class Lease:
                     decision = decide(await self._look(), self._me, self._clock())
                     if decision.kind != "wait":
                         await self._write(self._me)
-                        log.info("this replica leads from now on: the Lease was %s", decision.reason)
+                        log.info("this replica, %s, leads: %s was %s", self._me, self._lease, decision.reason)
                         return
                 pause = decision.pause
                 self._say(logging.INFO, f"standing by: {decision.reason}")
             except Conflict:
                 pause = 0.0  # somebody was quicker, or changed a label: look again
             except (Rejected, Unavailable, TimeoutError) as error:
-                self._say(logging.WARNING, f"no use of {self._lease}: {error or 'no answer'}")
+                self._say(logging.WARNING, f"no use of {self._lease}: {str(error) or 'no answer'}")
             await asyncio.sleep(pause)
 
     async def _keep(self, term: asyncio.Task[None]) -> str:
@@ -127,7 +131,7 @@ class Lease:
                     if self.held():  # after a standstill it is too late, even if nobody took the Lease meanwhile
                         await self._write(self._me)
             except (Conflict, Rejected, Unavailable, TimeoutError) as error:
-                trouble = f": {error or 'no answer'}"
+                trouble = f": {str(error) or 'no answer'}"
         return f"it could not renew {self._lease} for {RENEW_DEADLINE:.0f} s{trouble}"
 
     async def _release(self) -> None:
@@ -137,7 +141,7 @@ class Lease:
                     await self._write("")
                     log.info("released %s", self._lease)
         except (Conflict, Rejected, Unavailable, TimeoutError) as error:
-            log.warning("could not release %s: %s", self._lease, error or "no answer")
+            log.warning("could not release %s: %s", self._lease, str(error) or "no answer")
 
     async def _look(self) -> Sighting:
         try:

@@ -1,16 +1,16 @@
 """The agent's connection to the coordinator: a thread that never makes the agent wait.
 
-Sends the newest report on every change and as a heartbeat, takes in directives, and dials all known addresses in turn
-until one answers. The server must hold a certificate of the given CA for the address dialled; the token is read anew
-for each attempt, because the kubelet rotates it.
+Sends the newest report on every change and as a heartbeat, and takes in directives. Looks for the leader among all
+replicas (`dialling.py`); the server must hold a certificate of the given CA for the first URL's host, whichever address
+it was found at. The token is read anew for each attempt, because the kubelet rotates it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
+import random
 import ssl
 import threading
 import time
@@ -22,15 +22,20 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from llmtrain_operator.contract import wire
+from llmtrain_trainer.agent.dialling import Dialler
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT: Final = 0.5
 FIRST_BACKOFF: Final = 0.2
-LAST_BACKOFF: Final = 2.0
+LAST_BACKOFF: Final = 1.0
+"""Seconds between two rounds of dialling while nobody leads: one costs a few packets that are refused."""
+STEADY: Final = 5.0
+"""Seconds that a connection must have held for the next attempt to be made at once."""
 OPEN_TIMEOUT: Final = 5.0
-PING: Final = 2.0
-"""Seconds between keep-alives and until one counts as lost: how a silent network is noticed from this side."""
+PING: Final = 1.0
+PING_TIMEOUT: Final = 6.0
+"""Seconds between keep-alives, and until one counts as lost: a leader whose node died is left when it is succeeded."""
 MAX_DIRECTIVE: Final = 16 * 2**20
 
 
@@ -45,7 +50,7 @@ class Connection:
         report: Callable[[], wire.Report],
         on_directive: Callable[[wire.Directive], None],
     ) -> None:
-        self._urls = urls
+        self._dialler = Dialler(urls)
         self._ca = ca
         self._token_file = token_file
         self._report = report
@@ -87,38 +92,42 @@ class Connection:
 
     async def _keep_connected(self) -> None:
         backoff = FIRST_BACKOFF
-        for url in itertools.cycle(self._urls):
-            if self._closing.is_set():
-                return
+        while not self._closing.is_set():
             started = time.monotonic()
             try:
-                async with await self._dial(url) as connection:
-                    self._arrived(url)
+                async with await self._dial() as connection:
+                    self._arrived(connection)
                     await self._converse(connection)
             except (OSError, WebSocketException, ssl.SSLError) as error:
-                self._complain(f"{url}: {_words(error)}")
+                self._complain(_words(error))
             finally:
                 self._alone_since = self._alone_since or time.monotonic()
-            if time.monotonic() - started > LAST_BACKOFF:
+            if time.monotonic() - started > STEADY:
                 backoff = FIRST_BACKOFF  # it was not one that throws us out again and again
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), backoff)
+                await asyncio.wait_for(self._closing.wait(), backoff * random.uniform(0.5, 1.0))
             backoff = min(LAST_BACKOFF, backoff * 2)
 
-    async def _dial(self, url: str) -> ClientConnection:
+    async def _dial(self) -> ClientConnection:
         token = self._token_file.read_text().strip()
-        return await connect(
-            url,
-            ssl=ssl.create_default_context(cadata=self._ca) if url.startswith("wss:") else None,
-            additional_headers={"Authorization": f"Bearer {token}"},
-            compression=None,
-            proxy=None,  # the coordinator is in the cluster, whatever HTTPS_PROXY is meant for
-            open_timeout=OPEN_TIMEOUT,
-            ping_interval=PING,
-            ping_timeout=3 * PING,
-            close_timeout=1,
-            max_size=MAX_DIRECTIVE,
-        )
+        link = await self._dialler.dial()
+        try:
+            return await connect(
+                self._dialler.url,
+                sock=link,
+                ssl=ssl.create_default_context(cadata=self._ca) if self._dialler.secure else None,
+                additional_headers={"Authorization": f"Bearer {token}"},
+                compression=None,
+                proxy=None,  # the coordinator is in the cluster, whatever HTTPS_PROXY is meant for
+                open_timeout=OPEN_TIMEOUT,
+                ping_interval=PING,
+                ping_timeout=PING_TIMEOUT,
+                close_timeout=1,
+                max_size=MAX_DIRECTIVE,
+            )
+        except BaseException:
+            link.close()
+            raise
 
     async def _converse(self, connection: ClientConnection) -> None:
         sender = asyncio.create_task(self._send(connection))
@@ -148,8 +157,8 @@ class Connection:
         for wait in waits:
             wait.cancel()
 
-    def _arrived(self, url: str) -> None:
-        log.info("connected to the coordinator at %s", url)
+    def _arrived(self, connection: ClientConnection) -> None:
+        log.info("connected to the coordinator at %s", connection.remote_address[0])
         self._alone_since = None
         self._trouble = ""
 
