@@ -7,7 +7,6 @@ storage do not take it from each other in turn.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -43,7 +42,16 @@ def number_of(name: str) -> int | None:
 
 def encode(claim: Claim) -> bytes:
     """The file's bytes."""
-    return seal({"formatVersion": FORMAT, **dataclasses.asdict(claim)})
+    return seal(
+        {
+            "formatVersion": FORMAT,
+            "number": claim.number,
+            "jobUid": claim.job_uid,
+            "round": claim.round,
+            "token": claim.token,
+            "superseded": claim.superseded,
+        }
+    )
 
 
 def decode(data: bytes, number: int) -> Claim:
@@ -54,7 +62,7 @@ def decode(data: bytes, number: int) -> Claim:
     except Damaged:
         return nameless
     match content:
-        case {"job_uid": str(job), "round": int(round_number), "token": str(token), "superseded": [*others]}:
+        case {"jobUid": str(job), "round": int(round_number), "token": str(token), "superseded": [*others]}:
             return Claim(number, job, round_number, token, tuple(map(str, others)))
     return nameless
 

@@ -78,7 +78,19 @@ class Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """The file's bytes. Raises TypeError for a state that is no JSON."""
-    return seal({"formatVersion": FORMAT, **dataclasses.asdict(manifest)})
+    return seal(
+        {
+            "formatVersion": FORMAT,
+            "step": manifest.step,
+            "fence": manifest.fence,
+            "jobUid": manifest.job_uid,
+            "round": manifest.round,
+            "worldSize": manifest.world_size,
+            "created": manifest.created,
+            "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+            "state": manifest.state,
+        }
+    )
 
 
 def decode(data: bytes, name: str) -> Manifest:
@@ -87,9 +99,9 @@ def decode(data: bytes, name: str) -> Manifest:
         case {
             "step": int(step),
             "fence": int(fence),
-            "job_uid": str(job_uid),
+            "jobUid": str(job_uid),
             "round": int(round_number),
-            "world_size": int(world_size),
+            "worldSize": int(world_size),
             "created": float() | int() as created,
             "shards": [*shards],
             "state": dict(state),
