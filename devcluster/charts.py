@@ -1,4 +1,4 @@
-"""Helm without a helm binary: install and uninstall a chart on a cluster, waiting until it works or is gone."""
+"""Helm without a helm binary: a chart's life on a cluster, waiting until each step works or is gone."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,25 @@ def install(kubeconfig: Path, chart: Path, release: str, namespace: str, values:
             raise DevclusterError(f"helm install {release}: {error}") from error
 
 
+def upgrade(kubeconfig: Path, chart: Path, release: str, namespace: str, values: dict[str, Any]) -> None:
+    """`helm upgrade --wait` with these values and no others. DevclusterError as from `install`."""
+    with Config(kubeconfig_path=str(kubeconfig), namespace=namespace) as config:
+        try:
+            config.upgrade(str(chart), release, values, reset_values=True, wait="watcher", timeout=_TIMEOUT_SECONDS)
+        except HelmError as error:
+            raise DevclusterError(f"helm upgrade {release}: {error}") from error
+
+
+def rollback(kubeconfig: Path, release: str, namespace: str) -> None:
+    """`helm rollback --wait` to the revision before. DevclusterError as from `install`."""
+    with Config(kubeconfig_path=str(kubeconfig), namespace=namespace) as config:
+        try:
+            config.rollback(release, wait="watcher", timeout=_TIMEOUT_SECONDS)
+        except HelmError as error:
+            raise DevclusterError(f"helm rollback {release}: {error}") from error
+
+
 def uninstall(kubeconfig: Path, release: str, namespace: str) -> None:
-    """`helm uninstall --wait`; nothing happens if it is not there. The CRD and the jobs stay, as always with Helm."""
+    """`helm uninstall --wait`; nothing happens if it is not there. The CRD, the jobs and the CA stay."""
     with Config(kubeconfig_path=str(kubeconfig), namespace=namespace) as config:
         config.uninstall(release, wait="watcher", timeout=_TIMEOUT_SECONDS, ignore_not_found=True)

@@ -1,7 +1,12 @@
-"""The chart as a user renders it."""
+"""The chart as a user renders it, and its values as docs/install.md lists them.
+
+`python -m tests.support.chart` writes that list anew.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +64,49 @@ def find(objects: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, 
 def containers(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The operator pod's containers by name."""
     return {c["name"]: c for c in find(objects, "Deployment")["spec"]["template"]["spec"]["containers"]}
+
+
+def values_of_schema(node: dict[str, Any] | None = None, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and descriptions of all values; those with values in them by these alone."""
+    node = node or json.loads((CHART / "values.schema.json").read_text())
+    for name, each in node["properties"].items():
+        if "properties" in each and name not in WHOLE:
+            yield from values_of_schema(each, f"{path}{name}.")
+        else:
+            yield path + name, each["description"]
+
+
+WHOLE = frozenset({"resources", "affinity"})
+"""Values that are objects of Kubernetes, given as a whole."""
+
+
+def values_of_file(node: dict[str, Any] | None = None, path: str = "") -> dict[str, Any]:
+    """Dotted names and defaults of all values in values.yaml."""
+    node = node or yaml.safe_load((CHART / "values.yaml").read_text())
+    found: dict[str, Any] = {}
+    for name, each in node.items():
+        if isinstance(each, dict) and each and name not in WHOLE:
+            found |= values_of_file(each, f"{path}{name}.")
+        else:
+            found[path + name] = each
+    return found
+
+
+_BEGIN, _END = "<!-- values: python -m tests.support.chart -->", "<!-- end of values -->"
+
+
+def values_table() -> str:
+    """The table of values in docs/install.md, with its markers."""
+    defaults = values_of_file()
+    rows = [
+        f"| `{name}` | `{json.dumps(defaults[name])}` | {text.replace('|', '/')} |"
+        for name, text in values_of_schema()
+        if name in defaults
+    ]
+    return "\n".join([_BEGIN, "| value | default | what it is |", "| --- | --- | --- |", *rows, _END])
+
+
+if __name__ == "__main__":
+    _docs = CHART.parents[1] / "docs" / "install.md"
+    _before, _, _rest = _docs.read_text().partition(_BEGIN)
+    _docs.write_text(_before + values_table() + _rest.partition(_END)[2])

@@ -12,8 +12,20 @@ from click import Option
 from cryptography import x509
 
 from llmtrain_operator import main
+from llmtrain_operator.api.validation import parse
 from llmtrain_operator.coordinator import main as coordinator
-from tests.support.chart import CHART, CLUSTER_RIGHTS, RIGHTS, containers, find, render, rights
+from tests.support.chart import (
+    CHART,
+    CLUSTER_RIGHTS,
+    RIGHTS,
+    containers,
+    find,
+    render,
+    rights,
+    values_of_file,
+    values_of_schema,
+    values_table,
+)
 
 ROOT = Path(__file__).parents[2]
 NAMESPACED = {"watch": {"namespaces": ["team-a", "team-b"], "nodes": False}}
@@ -181,8 +193,18 @@ def test_an_own_certificate_replaces_the_generated_one():
         ({"watch": {"namespaces": "default"}}, "namespaces"),
         ({"coordinator": {"heartbeatDeadlineSeconds": 0.1}}, "heartbeatDeadlineSeconds"),
         ({"logLevel": "loud"}, "logLevel"),
+        ({"networkPolicy": {"egres": []}}, "networkPolicy.*egres"),
+        ({"networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.1"}}]}]}}, "cidr"),
+        ({"networkPolicy": {"metricsFrom": [{"namespaceselector": {}}]}}, "namespaceselector"),
+        ({"networkPolicy": {"dns": {"to": []}}}, "dns/to"),
+        ({"podDisruptionBudget": {"maxUnavailable": "half"}}, "maxUnavailable"),
+        ({"resources": {"request": {"cpu": 1}}}, "resources.*request"),
+        ({"tolerations": [{"effect": "NoRun"}]}, "tolerations/0/effect"),
+        ({"topologySpreadConstraints": [{"topologyKey": "zone"}]}, "maxSkew"),
+        ({"imagePullSecrets": ["name"]}, "imagePullSecrets"),
+        ({"crds": {"instal": False}}, "instal"),
     ],
-    ids=["unknown-key", "pull-policy", "namespaces-not-a-list", "deadline-too-short", "log-level"],
+    ids=lambda value: value.replace(".*", "-").replace("/", "-") if isinstance(value, str) else "",
 )
 def test_wrong_values_are_refused_by_name(values, field):
     with pytest.raises(helm.HelmError, match=field):
@@ -198,9 +220,54 @@ def test_the_crd_is_the_generated_one_and_outlives_the_release():
     assert not [o for o in render({"crds": {"install": False}}) if o["kind"] == "CustomResourceDefinition"]
 
 
-def test_notes_name_the_next_command():
+def test_every_value_is_described_and_has_its_default_in_the_file():
+    """Schema and file name the same values, so a typo in either is an error, and the docs can be made of them."""
+    described = dict(values_of_schema())
+    assert set(described) - {"global"} == set(values_of_file())
+    assert not [name for name, text in described.items() if not text.endswith((".", "}]."))]
+
+
+def test_the_docs_list_every_value():
+    """`python -m tests.support.chart` writes the table."""
+    assert values_table() in (ROOT / "docs" / "install.md").read_text()
+
+
+def test_the_operators_pods_are_spread_and_kept_up():
+    """By default over nodes and one at a time; constraints of the user's own are about the same pods."""
+    objects, own = render({}), render(EVERYTHING)
+    selector = find(objects, "Deployment")["spec"]["selector"]
+    [spread] = find(objects, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    [theirs] = find(own, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert (theirs["topologyKey"], theirs["maxSkew"]) == ("zone", 2)
+    assert spread["labelSelector"] == theirs["labelSelector"] == selector
+    budget = find(objects, "PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]) == (1, selector)
+    assert find(own, "PodDisruptionBudget")["spec"]["maxUnavailable"] == "50%"
+
+
+def test_a_private_registry_is_for_operator_and_members():
+    """The operator's pods have their secrets by reference; members get the names of theirs by flag."""
+    objects = render(EVERYTHING)
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    assert (pod["imagePullSecrets"], pod["priorityClassName"]) == ([{"name": "pull"}], "high")
+    assert "--image-pull-secret=members" in containers(objects)["operator"]["command"]
+    assert containers(objects)["operator"]["image"] == "example/operator:1"
+    assert "--trainer-image=example/trainer:2" in containers(objects)["operator"]["command"]
+
+
+def notes(values: dict, **how: bool) -> str:
     with helm.Chart.load(str(CHART)) as chart:
-        notes = chart.render({}, name="llmtrain", namespace="ops")["llmtrain/templates/NOTES.txt"]
-    assert "kubectl apply -f" in notes
-    [example] = [part for part in notes.split("YAML") if "kind: LLMTrainJob" in part]
-    assert yaml.safe_load(example)["spec"]["training"] == {"maxSteps": 200}
+        return chart.render(values, name="llmtrain", namespace="ops", **how)["llmtrain/templates/NOTES.txt"]
+
+
+def test_notes_name_the_next_command():
+    """After an install a job that can be applied as it stands; after an upgrade how to see that jobs train on."""
+    first = notes({}, is_install=True)
+    assert "kubectl -n ops rollout status deployment/llmtrain" in first
+    [example] = [part for part in first.split("YAML") if "kind: LLMTrainJob" in part]
+    spec, problems = parse("first", yaml.safe_load(example)["spec"])
+    assert (spec is not None, problems) == (True, ())
+    assert "kubectl apply -n team-a -f -" in notes(NAMESPACED, is_install=True)
+    assert "kubectl get ltj -A" in notes({}, is_upgrade=True)
+    assert "llmtrain crd | kubectl apply" in notes({"crds": {"install": False}}, is_install=True)
