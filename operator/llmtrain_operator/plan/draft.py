@@ -111,8 +111,10 @@ class Draft:
         here = (self.observed.agents.get(member.uid) for member in current.members)
         reports = [agent.report for agent in here if agent and agent.report]
         in_round = all(r.round == current.number and r.state in ("running", "succeeded") for r in reports)
-        told = self.status.progress
-        return in_round and bool(self.spec.entrypoint if told is None else told.phase not in progress.BEFORE_TRAINING)
+        told = progress.said(self.status, self.observed.agents)
+        known = None if self.spec.entrypoint else self.status.progress
+        phase = told[0].phase if told else known.phase if known else None
+        return in_round and bool(self.spec.entrypoint if phase is None else phase not in progress.BEFORE_TRAINING)
 
     def done(self) -> Plan:
         return Plan(self.status, tuple(self.actions), self.directives, tuple(self.events), self.look_again)

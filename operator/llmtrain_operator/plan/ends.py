@@ -89,14 +89,9 @@ def _has_trained(run: Draft) -> bool:
 def suspend(run: Draft) -> None:
     if run.status.state != "Suspended":
         run.tell("Suspended", "stopping all members; spec.suspend is true")
-    run.set(
-        state="Suspended",
-        round=None,
-        progress=between_rounds(run.status, run.checkpoint_step, run.now),
-        nodes="0",
-        waiting_since=None,
-        not_before=None,
-    )
+    if run.status.round is not None:
+        run.set(round=None, progress=between_rounds(run.status, run.checkpoint_step, run.now))
+    run.set(state="Suspended", nodes="0", waiting_since=None, not_before=None)
     run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
     run.condition("Scheduled", False, "Suspended", "the job is suspended")
     run.condition("Running", False, "Suspended", "the job is suspended")
