@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llmtrain_operator.api import JobSpec, JobStatus
+from llmtrain_operator.conditions import seconds
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Directive, Failure, Progress, Report
+from llmtrain_operator.contract.wire import Checkpoints, Directive, Failure, Progress, Report
 from llmtrain_operator.plan import plan
 from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, FillDesired, JobView, Observed, PodView
 
@@ -21,9 +23,12 @@ ENDED = ("Complete", "Failed")
 class World(RuleBasedStateMachine):
     """A job, its pods and agents; `reconcile` lets the planner act on them, the other rules are what can happen."""
 
-    @initialize(low=st.integers(1, 3), span=st.integers(0, 2), restarts=st.integers(0, 3))
-    def apply_job(self, low: int, span: int, restarts: int) -> None:
+    @initialize(low=st.integers(1, 3), span=st.integers(0, 2), restarts=st.integers(0, 3), durable=st.booleans())
+    def apply_job(self, low: int, span: int, restarts: int, durable: bool) -> None:
         high = min(low + span, MAX_PODS)
+        self.durable = durable
+        self.storage_works = True
+        self.saved: int | None = None
         self.spec = JobSpec.model_validate(
             {
                 "nodes": {"min": low, "max": high},
@@ -31,6 +36,7 @@ class World(RuleBasedStateMachine):
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
                 "recovery": {"maxRestarts": restarts},
+                "checkpoint": {"durable": {"storage": "file:///c"}} if durable else None,
             }
         )
         self.job = JobView("j", "d", "job-uid", 1)
@@ -103,8 +109,20 @@ class World(RuleBasedStateMachine):
     @rule(step=st.integers(0, 99))
     def training_goes_on(self, step: int) -> None:
         for pod in self._running():
-            progress = Progress(rank=pod.index, round=self.number, step=step, max_steps=100, step_seconds=0.1)
-            self._report(pod, progress=progress)
+            self._trains(pod, step)
+
+    @precondition(lambda self: self.durable)
+    @rule(works=st.booleans())
+    def storage_breaks_or_heals(self, works: bool) -> None:
+        self.storage_works = works
+
+    @precondition(lambda self: self.durable and self._running())
+    @rule()
+    def a_checkpoint_is_due(self) -> None:
+        if self.storage_works and self.status.progress:
+            self.saved = self.status.progress.step
+        for pod in self._running():
+            self._trains(pod, self.status.progress.step if self.status.progress else 0)
 
     @precondition(lambda self: self._running())
     @rule()
@@ -115,6 +133,12 @@ class World(RuleBasedStateMachine):
     @rule(desired=st.integers(0, 5))
     def someone_scales(self, desired: int) -> None:
         self._spec(nodes=self.spec.nodes.model_copy(update={"desired": desired}))
+
+    @rule(low=st.integers(1, 3), span=st.integers(0, 2))
+    def someone_edits_the_range(self, low: int, span: int) -> None:
+        high = min(low + span, MAX_PODS)
+        desired = self.spec.nodes.desired and max(low, min(high, self.spec.nodes.desired))
+        self._spec(nodes=self.spec.nodes.model_copy(update={"min": low, "max": high, "desired": desired}))
 
     @rule(value=st.booleans(), discard=st.booleans())
     def someone_suspends_or_resumes(self, value: bool, discard: bool) -> None:
@@ -139,23 +163,21 @@ class World(RuleBasedStateMachine):
         if not hasattr(self, "spec"):
             return
         members = self.status.round.members if self.status.round else ()
-        assert len(members) <= self.spec.nodes.maximum
-        assert not members or len(members) >= self.spec.nodes.min
         assert len({member.index for member in members}) == len(members)
         live = [p for p in self.pods.values() if not p.deleting and p.phase in ("Pending", "Running")]
-        assert len({pod.index for pod in live}) <= self.spec.nodes.maximum
+        assert len({pod.index for pod in live}) <= MAX_PODS
 
     def teardown(self) -> None:
         """From wherever chance led, a kind world and repeated passes end in quiet: nothing more to do."""
         if not hasattr(self, "spec"):
             return
-        for _ in range(40):
+        self.storage_works = True
+        for _ in range(60):
             self.now += 15.0
             self.nodes_work()
             self.agents_obey()
+            self.training_goes_on(50)
             self._check(self._plan())
-        self.training_goes_on(50)
-        self._check(self._plan())
         last = self._plan()
         assert not last.actions
         assert not last.events
@@ -163,14 +185,25 @@ class World(RuleBasedStateMachine):
         assert last.directives == self.directives
         resting = "Suspended" if self.spec.suspend and not self.status.round else "Running"
         assert self.status.state in {resting, *ENDED}
+        if self.durable and self.status.state == "Running":
+            assert self.status.nodes == f"{self.status.target_nodes}/{self.status.target_nodes}", "it has its size"
+            assert self.status.round
+            assert not self.status.round.ending
 
     def _plan(self):
         observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children)
         return plan(self.job, self.spec, (), self.status, observed, self.now)
 
     def _check(self, decided) -> None:
-        in_round = {member.uid for member in decided.status.round.members} if decided.status.round else set()
+        stored = decided.status.round
+        in_round = {member.uid for member in stored.members} if stored else set()
         assert decided.status.rounds >= self.number
+        if stored and decided.status.rounds > self.status.rounds:
+            assert self.spec.nodes.min <= len(stored.members) <= self.spec.nodes.maximum
+        self._check_endings(decided, in_round)
+        if not decided.status.completion_time and decided.status.start_time:
+            lived = self.now - seconds(decided.status.start_time)
+            assert sum(decided.status.ledger.values()) == pytest.approx(lived, abs=0.1)
         for action in decided.actions:
             if isinstance(action, DeletePod):
                 assert action.reason
@@ -178,6 +211,19 @@ class World(RuleBasedStateMachine):
         if decided.status.state in ENDED:
             assert not any(isinstance(action, CreatePod) for action in decided.actions)
         self._carry_out(decided)
+
+    def _check_endings(self, decided, in_round: set[str]) -> None:
+        """Nobody is told to save but a round that is to end; leaving as asked is no restart and no failure."""
+        told = {uid for uid, directive in decided.directives.items() if directive.action == "save"}
+        ending = decided.status.round.ending if decided.status.round else None
+        there = {uid for uid in in_round if uid in decided.directives and not self.pods[uid].deleting}
+        assert told == (there if ending else set())
+        if ending:
+            assert self.durable
+        reasons = [event.reason for event in decided.events]
+        if "RoundClosed" in reasons:
+            assert decided.status.restarts == self.status.restarts
+            assert decided.status.last_failure == self.status.last_failure
 
     def _carry_out(self, decided) -> None:
         self.status, self.directives, self.number = decided.status, dict(decided.directives), decided.status.rounds
@@ -220,10 +266,28 @@ class World(RuleBasedStateMachine):
             self.agents.pop(pod.uid, None)
         elif report is None or (directive and directive.action == "wait" and report.state != "joining"):
             self._report(pod, state="joining", store_port=self._port())
+        elif directive and directive.action == "save" and report.state == "running":
+            self._save(pod)
         elif directive and directive.round and directive.round.number > report.round:
             self._report(pod, state="running", round=directive.round.number, store_port=0, failure=None, progress=None)
         elif not known.connected:
             self._report(pod)
+
+    def _save(self, pod: PodView) -> None:
+        """Leave if the state could be saved, which takes all members, else say why not and train on."""
+        if self.storage_works:
+            self.saved = self.status.progress.step if self.status.progress else self.saved
+            self._report(pod, state="joining", store_port=self._port(), progress=None)
+        else:
+            self._trains(pod, self.status.progress.step if self.status.progress else 0)
+
+    def _trains(self, pod: PodView, step: int) -> None:
+        said = None
+        if self.durable:
+            error = "" if self.storage_works else "no space left on device"
+            said = Checkpoints(self.saved, error=error, error_reason=error and names.REASON_STORAGE_FULL)
+        progress = Progress(pod.index, self.number, step=step, max_steps=100, step_seconds=1.0, checkpoints=said)
+        self._report(pod, progress=progress)
 
     def _report(self, pod: PodView, **changes) -> None:
         known = self.agents.get(pod.uid)
