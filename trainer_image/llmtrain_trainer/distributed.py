@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.errors import TrainerError
+
+T = TypeVar("T")
 
 # Longer than a first tokenisation that the others wait for; a lost member is the operator's business, not a timeout's.
 _TIMEOUT = timedelta(minutes=30)
@@ -40,10 +42,21 @@ class Worker:
         torch.distributed.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
+    def from_first(self, value: T) -> T:
+        """Rank 0's value, on all workers. Collective."""
+        box: list[Any] = [value]
+        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return cast("T", box[0])
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's value, in the order of ranks. Collective."""
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def check_same(self, data_digest: str) -> None:
         """Make sure that all workers see the same data. Collective; raises `DataCorrupt` on all of them."""
-        digests: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(digests, data_digest)
+        digests = self.gather(data_digest)
         others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
             raise TrainerError(

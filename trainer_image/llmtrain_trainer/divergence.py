@@ -23,12 +23,12 @@ _REMEDY: Final = (
 
 
 class DivergenceGuard:
-    """Watches one run."""
+    """Watches one run. A restored one goes on with the counts and the loss of the step that it was saved at."""
 
-    def __init__(self) -> None:
-        self._skipped = 0
-        self._in_a_row = 0
-        self._loss: float | None = None
+    def __init__(self, skipped: int = 0, in_a_row: int = 0, loss: float | None = None) -> None:
+        self._skipped = skipped
+        self._in_a_row = in_a_row
+        self._loss = loss
 
     def check(self, step: int, loss: float, skipped: int) -> None:
         """Look at a finished step; `skipped` counts all steps so far without an update. Raises `NonFiniteLoss`."""
@@ -43,3 +43,8 @@ class DivergenceGuard:
                 f"was learnt in them (loss {loss:.4f}): {_REMEDY}",
             )
         self._skipped, self._loss = skipped, loss
+
+    @property
+    def in_a_row(self) -> int:
+        """Steps without an update up to the last one."""
+        return self._in_a_row

@@ -7,7 +7,8 @@ at any step boundary neither repeats nor skips a sample: nothing but the step ha
 Guarantees: the ranks' shares of a step are disjoint, together exactly the global batch, and differ by at most one
 sample; all ranks run the same number of micro-steps of the same shape (collectives stay matched), filled up with
 masked padding. A global batch smaller than the world leaves some ranks with padding only.
-Limit: the global batch must stay the same over a job's life, since positions are counted with it.
+Limit: positions are counted with the global batch, so it must stay the same while a job runs; one that is restored with
+another says by `SampleOrder.offset` how far it had come.
 """
 
 from __future__ import annotations
@@ -92,12 +93,14 @@ class SampleOrder:
     stored permutation (8 GB per worker for a billion samples), no state to save, and a resume at any step is free.
     The network works on pairs of digits to the base ceil(sqrt(total)), so its domain hardly exceeds `total`; the few
     values outside are sent round again until they fall inside (cycle walking), which keeps it a bijection.
+    `offset` is added to every position: a job that goes on with another batch size than it had counts from elsewhere.
     Not cryptographic.
     """
 
     seed: int
     total: int
     shuffle: bool = True
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.total < 1:
@@ -109,14 +112,15 @@ class SampleOrder:
 
     def indices(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Sample indices of many positions at once, same shape as `positions` (which may span epochs)."""
-        epoch, within = np.divmod(np.asarray(positions, dtype=np.uint64), np.uint64(self.total))
+        places = (np.asarray(positions, dtype=np.int64) + self.offset).astype(np.uint64)
+        epoch, within = np.divmod(places, np.uint64(self.total))
         if self.shuffle and self.total > 1:
             within = self._permuted(within, _mixed(epoch * np.uint64(_GOLDEN) ^ np.uint64(self.seed & _MASK)))
         return within.astype(np.int64)
 
     def epoch(self, position: int) -> float:
         """Passes over the data made before `position`."""
-        return position / self.total
+        return (position + self.offset) / self.total
 
     def _permuted(self, values: _U64, keys: _U64) -> _U64:
         result = _feistel(values, keys, self.total)

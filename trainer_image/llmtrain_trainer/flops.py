@@ -11,6 +11,9 @@ from typing import Any, Final
 
 import torch
 
+from llmtrain_trainer.config import Config
+from llmtrain_trainer.distributed import Worker
+
 PEAK_FLOPS: Final = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -32,6 +35,20 @@ PEAK_FLOPS: Final = {
     "MI300X": 1307e12,
 }
 """Dense bf16 FLOP/s by a part of the device name; the first match counts, so the more special name comes first."""
+
+
+class Speed:
+    """A run's speed from the seconds of its steps. Make it before DeepSpeed shards the model."""
+
+    def __init__(self, model: torch.nn.Module, config: Config, worker: Worker) -> None:
+        self.tokens = config.training.global_batch_size * config.data.sequence_length
+        self._flops = self.tokens * flops_per_token(model, config.data.sequence_length) / worker.world_size
+        self._peak = peak_flops(worker.device, config.training.precision)
+
+    def of(self, seconds: float) -> dict[str, float | None]:
+        """`tokens_per_second` and `mfu` of a step that took `seconds`."""
+        mfu = self._flops / seconds / self._peak if self._peak else None
+        return {"tokens_per_second": self.tokens / seconds, "mfu": mfu}
 
 
 def flops_per_token(model: torch.nn.Module, sequence_length: int) -> float:

@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import os
 import socket
+import threading
 from typing import Any
 
 from llmtrain_operator.contract import names, wire
 
 
 class Reporter:
-    """Keeps this worker's `wire.Progress` and sends it on every change."""
+    """Keeps this worker's `wire.Progress` and sends it on every change. Any thread may tell one."""
 
     def __init__(self, rank: int, max_steps: int) -> None:
         self.progress = wire.Progress(
@@ -25,14 +26,16 @@ class Reporter:
         self._path = os.environ.get(names.ENV_PROGRESS_SOCKET)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._lock = threading.Lock()
         self.update()
 
     def update(self, **changes: Any) -> None:
         """Change the named fields of the progress and send all of it."""
-        self.progress = dataclasses.replace(self.progress, **changes)
-        if self._path:
-            with contextlib.suppress(OSError):
-                self._socket.sendto(wire.encode(self.progress).encode(), self._path)
+        with self._lock:
+            self.progress = dataclasses.replace(self.progress, **changes)
+            if self._path:
+                with contextlib.suppress(OSError):
+                    self._socket.sendto(wire.encode(self.progress).encode(), self._path)
 
 
 def step_line(progress: wire.Progress) -> str:

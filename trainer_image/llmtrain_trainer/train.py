@@ -2,34 +2,38 @@
 
 `torchrun ... -m llmtrain_trainer.train` with the spec as JSON in LLMTRAIN_SPEC. The step's gradient is the mean over
 the global batch's tokens at any world size, so a resize changes nothing but speed. Exit status: 0 when the model is
-trained and written, 143 after SIGTERM (taken at a step boundary, by all workers at the same one), 1 after an error,
-which is then in torch elastic's error file.
+trained and written, 143 after SIGTERM or SIGUSR1 (see `signals`; taken at a step boundary, by all workers at the same
+one), 1 after an error, which is then in torch elastic's error file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
 
 import torch
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer import data, distributed, errors, export, flops, optim
+from llmtrain_trainer import data, distributed, errors, export, optim
+from llmtrain_trainer.checkpoint.cadence import Votes
+from llmtrain_trainer.checkpoint.keeper import Keeper
+from llmtrain_trainer.checkpoint.standing import Standing
 from llmtrain_trainer.config import Config, local_path, parse
-from llmtrain_trainer.deepspeed_config import batch_plan, deepspeed_config
+from llmtrain_trainer.deepspeed_config import batch_plan
 from llmtrain_trainer.divergence import DivergenceGuard
 from llmtrain_trainer.elastic_data import SampleOrder
+from llmtrain_trainer.engine import start_engine
 from llmtrain_trainer.evaluate import summed_loss, validation_loss
+from llmtrain_trainer.flops import Speed
 from llmtrain_trainer.models import build_model
 from llmtrain_trainer.progress import Reporter, is_worth_a_line, step_line
-
-STOPPED: Final = 128 + signal.SIGTERM
+from llmtrain_trainer.signals import STOPPED, Wishes
 
 
 class Trainer:
@@ -37,67 +41,102 @@ class Trainer:
 
     def __init__(self, config: Config, reporter: Reporter) -> None:
         self.config, self.reporter = config, reporter
-        self.tokens = config.training.global_batch_size * config.data.sequence_length  # in one step
-        self.stopping = False
-        self.guard = DivergenceGuard()
-        self.dataset = data.open_dataset(config.data, cache_directory())
+        self.wishes = Wishes()
+        self.dataset = data.open_dataset(config.data, data.cache_directory())
         self.worker = distributed.join()
         self.worker.check_same(self.dataset.digest)
         self.output = Path(local_path(config.output, "spec.output")) if config.output else None
         if self.output and self.worker.is_first:
             export.check_output(self.output)
         self.plan = batch_plan(config, self.worker.world_size)
-        self.order = SampleOrder(config.training.seed, len(self.dataset.train), config.data.shuffle)
+        self.keeper = Keeper(config, self.worker, reporter, self.wishes)
+        source = self.keeper.choose()
         self.model = build_model(config, self.dataset.tokenizer)
-        self.flops_per_token = flops.flops_per_token(self.model, config.data.sequence_length)
-        self.peak_flops = flops.peak_flops(self.worker.device, config.training.precision)
+        if source and source.is_model:
+            source.load_weights(self.model)
+        self.speed = Speed(self.model, config, self.worker)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.engine = start_engine(config, self.model, self.worker)
+        self.resume(self.keeper.restore(self.engine, source))
         self.say(
-            f"{parameters:,} parameters, {self.dataset.tokens:,} tokens of text; a step is {self.tokens:,} tokens in "
-            f"{self.plan.micro_steps} x {self.plan.micro_batch} sequences on each of {self.worker.world_size} workers"
+            f"{parameters:,} parameters, {self.dataset.tokens:,} tokens of text; a step is {self.speed.tokens:,} "
+            f"tokens in {self.plan.micro_steps} x {self.plan.micro_batch} sequences on each of "
+            f"{self.worker.world_size} workers"
+        )
+
+    def resume(self, stored: Standing | None) -> None:
+        """Go on from where a checkpoint was taken, or begin."""
+        fresh = Standing.begin(self.config, self.dataset.digest)
+        begin = self.begin = stored or fresh
+        for difference in begin.other_order(fresh):
+            self.say(f"samples come in another order than the checkpoint's, some again or never: {difference}")
+        offset = begin.position - begin.step * self.plan.global_batch
+        self.order = SampleOrder(self.config.training.seed, len(self.dataset.train), self.config.data.shuffle, offset)
+        self.guard = DivergenceGuard(self.engine.skipped_steps, begin.skipped_in_a_row, begin.loss)
+        self.reporter.update(
+            step=begin.step,
+            epoch=self.order.epoch(begin.step * self.plan.global_batch),
+            loss=begin.loss,
+            validation_loss=begin.validation_loss,
+            perplexity=begin.perplexity,
         )
 
     def run(self) -> int:
         """Train, evaluate, export. Returns the exit status."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)  # until here there is nothing to end properly
+        self.wishes.listen()  # until here there is nothing to end properly
         training = self.config.training
-        every = training.evaluation.every_steps
-        with data.prefetch(data.batches(self.dataset.train, self.plan, self.order, self.worker.rank)) as batches:
-            for _ in range(training.max_steps):
+        first, every = self.begin.step, training.evaluation.every_steps
+        batches = data.batches(self.dataset.train, self.plan, self.order, self.worker.rank, first)
+        with data.prefetch(batches) as prefetched:
+            for step in range(first, training.max_steps):
                 started = time.perf_counter()
-                step, micro_batches = next(batches)
-                loss, stop = self.step(step, micro_batches)
-                self.report(step + 1, loss, time.perf_counter() - started, batches.waited)
-                # Step boundary: weights, optimizer and data position agree on all workers. Checkpoints belong here.
-                if stop:
-                    return STOPPED
-                if step + 1 == training.max_steps or (every and (step + 1) % every == 0):
+                _, micro_batches = next(prefetched)
+                loss, votes = self.step(step, micro_batches)
+                self.report(step + 1, loss, time.perf_counter() - started, prefetched.waited)
+                # Step boundary: weights, optimizer and data position agree on all workers.
+                if every and (step + 1) % every == 0 and step + 1 < training.max_steps and not votes.stop:
                     self.evaluate()
+                if self.keeper.settle(votes, self.standing):
+                    return STOPPED
+        self.evaluate()
+        self.keeper.finish(self.standing())
         self.export()
         self.reporter.update(phase="done")
         return 0
 
-    def step(self, step: int, micro_batches: Sequence[data.MicroBatch]) -> tuple[float, bool]:
-        """One optimizer step on the global batch: its loss, and whether any worker was asked to stop."""
+    def step(self, step: int, micro_batches: Sequence[data.MicroBatch]) -> tuple[float, Votes]:
+        """One optimizer step on the global batch: its loss, and what the workers want to do after it."""
         training = self.config.training
         rate = optim.learning_rate(step, training.optimizer.lr, training.schedule, training.max_steps)
         optim.set_learning_rate(self.engine.optimizer, rate)
         summed = torch.zeros((), dtype=torch.float64, device=self.worker.device)
         for batch in micro_batches:
             loss = summed_loss(self.engine, batch, self.worker.device)
-            self.engine.backward(loss * self.plan.loss_scale(self.tokens))
+            self.engine.backward(loss * self.plan.loss_scale(self.speed.tokens))
+            self.keeper.before_update()
             self.engine.step()
             summed += loss.detach()
-        loss_sum, stopping = self.worker.sums(summed, self.stopping)
-        self.guard.check(step + 1, loss_sum / self.tokens, self.engine.skipped_steps)
-        return loss_sum / self.tokens, stopping > 0
+        loss_sum, *votes = self.worker.sums(summed, *self.keeper.votes(step + 1).values())
+        mean = loss_sum / self.speed.tokens
+        self.guard.check(step + 1, mean, self.engine.skipped_steps)
+        return mean, Votes.of(votes)
+
+    def standing(self) -> Standing:
+        """Where training stands at this boundary."""
+        progress = self.reporter.progress
+        return dataclasses.replace(
+            Standing.begin(self.config, self.dataset.digest),
+            step=progress.step,
+            position=progress.step * self.plan.global_batch + self.order.offset,
+            loss=progress.loss,
+            validation_loss=progress.validation_loss,
+            perplexity=progress.perplexity,
+            skipped_in_a_row=self.guard.in_a_row,
+        )
 
     def report(self, step: int, loss: float, seconds: float, waited: float) -> None:
         """Tell the agent, and now and then the log, about the step just done."""
         norm = self.engine.get_global_grad_norm()
-        speed = self.tokens / seconds
-        used = speed * self.flops_per_token / self.worker.world_size
         self.reporter.update(
             phase="training",
             step=step,
@@ -107,8 +146,7 @@ class Trainer:
             gradient_norm=float(norm) if norm is not None and math.isfinite(norm) else None,
             step_seconds=seconds,
             data_wait_seconds=waited,
-            tokens_per_second=speed,
-            mfu=used / self.peak_flops if self.peak_flops else None,
+            **self.speed.of(seconds),
         )
         if is_worth_a_line(step, self.config.training.max_steps):
             self.say(step_line(self.reporter.progress))
@@ -134,7 +172,7 @@ class Trainer:
             progress = self.reporter.progress
             facts = {
                 "steps": progress.step,
-                "tokens": progress.step * self.tokens,
+                "tokens": progress.step * self.speed.tokens,
                 "loss": progress.loss,
                 "validationLoss": progress.validation_loss,
                 "worldSize": self.worker.world_size,
@@ -148,31 +186,6 @@ class Trainer:
         if self.worker.is_first:
             print(line, flush=True)
 
-    def _on_sigterm(self, *_: object) -> None:
-        self.stopping = True
-
-
-def cache_directory() -> Path:
-    """Where tokenised data is kept: the pod's cache volume, or the user's cache outside a pod."""
-    return Path(os.environ.get(names.ENV_DATA_CACHE) or Path("~/.cache/llmtrain/data").expanduser())
-
-
-def start_engine(config: Config, model: torch.nn.Module, worker: distributed.Worker) -> Any:
-    """DeepSpeed's engine around the model. Collective."""
-    import deepspeed
-
-    torch.manual_seed(config.training.seed + worker.rank)  # dropout differs between ranks
-    optimizer = optim.build_optimizer(model, config.training.optimizer)
-    settings = deepspeed_config(config, worker.world_size)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
-    if config.deepspeed.stage == 0:
-        # In half precision DeepSpeed takes an empty step here to allocate the state, which Adam's bias correction
-        # would count: first updates a quarter too small. Its weight decay has to be undone too.
-        engine.basic_optimizer.state.clear()
-        if config.training.precision != "fp32":
-            engine.optimizer.refresh_fp32_params()
-    return engine
-
 
 def main() -> None:
     """Run one worker."""
@@ -181,9 +194,12 @@ def main() -> None:
         config = parse(os.environ[names.ENV_SPEC])
         reporter = Reporter(int(os.environ["RANK"]), config.training.max_steps)
         status = Trainer(config, reporter).run()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the process's outermost edge
         errors.write_error_file(error, reporter.progress.step if reporter else 0)
-        raise
+        traceback.print_exc()
+        sys.stdout.flush()
+        # At once: a thread that still writes a checkpoint, or waits for a peer that is gone, must not hold up the end.
+        os._exit(1)
     torch.distributed.destroy_process_group()
     sys.exit(status)
 

@@ -31,17 +31,18 @@ _CONNECT: Final = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a save ended, in rank 0's words. `reason` (`names.REASON_*`) and `message` are empty if it was committed.
+    """How a save ended, in rank 0's words.
 
-    `size` in bytes over all ranks; `seconds` from the copy to the commit. `notice`: what went wrong after the commit.
+    `reason` (`names.REASON_*`) and `message` say why it was not `committed`, or what went wrong after the commit.
+    `size` in bytes over all ranks; `seconds` from the copy to the commit.
     """
 
     step: int
+    committed: bool = False
     reason: str = ""
     message: str = ""
     size: int = 0
     seconds: float = 0.0
-    notice: str = ""
 
 
 class Accord:

@@ -8,6 +8,8 @@ One save at a time: there is one copy of the state.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -71,8 +73,9 @@ class Saver:
         return self._thread is not None and self._thread.is_alive()
 
     def claim(self) -> None:
-        """Rank 0: own the storage. A save does it if this was not done or failed. Raises `StorageError`, `Fenced`."""
-        self._fence = self._catalog.claim(self._writer.job_uid, self._writer.round)
+        """Rank 0: own the storage, once. A save does it if this failed. Raises `StorageError`, `Fenced`."""
+        if self._fence is None:
+            self._fence = self._catalog.claim(self._writer.job_uid, self._writer.round)
 
     def prepare(self, pieces: Sequence[Piece]) -> None:
         """Have the memory for the copy, in the background; the saver is busy meanwhile."""
@@ -114,10 +117,10 @@ class Saver:
         try:
             self._outcome = self._lead(job) if self._writer.rank == 0 else self._follow(job)
         except TrainerError as error:
-            self._outcome = Outcome(job.step, error.reason, str(error))
+            self._outcome = _failed(job, error)
         except Exception as error:  # noqa: BLE001 - the thread's outermost edge; training need not know of our faults
-            text = f"{type(error).__name__}: {error}"
-            self._outcome = Outcome(job.step, names.REASON_STORAGE_UNREACHABLE, f"the checkpoint failed: {text}")
+            text = f"the checkpoint failed: {type(error).__name__}: {error}"
+            self._outcome = _failed(job, StorageError(names.REASON_STORAGE_UNREACHABLE, text))
         self._on_outcome(self._outcome)
 
     def _lead(self, job: _Job) -> Outcome:
@@ -128,10 +131,11 @@ class Saver:
             manifest = self._manifest(job, self._accord.shards(job.n, seconds))
             self._catalog.commit(manifest)
         except TrainerError as error:
-            outcome = Outcome(job.step, error.reason, str(error), notice=self._tidy(error, job.step))
+            self._tidy(error, job.step)
+            outcome = _failed(job, error)
         else:
             seconds = time.perf_counter() - job.began
-            outcome = Outcome(job.step, size=manifest.size, seconds=seconds, notice=self._prune())
+            outcome = self._prune(Outcome(job.step, committed=True, size=manifest.size, seconds=seconds))
         self._accord.say_outcome(job.n, outcome)
         if job.n > 1:
             self._accord.forget(job.n - 1)  # all ranks have begun this save, so they are done with the last
@@ -145,9 +149,7 @@ class Saver:
     def _open(self, job: _Job) -> None:
         """Say under which fence this save is written, after a claim if there is none yet."""
         try:
-            if self._fence is None:
-                self._catalog.storage.prepare()
-                self.claim()
+            self.claim()
         except TrainerError as error:
             self._accord.say_no_fence(job.n, error)
             raise
@@ -185,20 +187,21 @@ class Saver:
             state=job.state,
         )
 
-    def _prune(self) -> str:
-        """Remove what is no longer needed; what went wrong with it. The new checkpoint stands in any case."""
+    def _prune(self, outcome: Outcome) -> Outcome:
+        """Remove what is no longer needed. If that fails the new checkpoint stands all the same."""
         try:
             self._catalog.prune(self._writer.keep)
         except TrainerError as error:
-            return f"old checkpoints could not be removed: {error}"
-        return ""
+            text = f"the checkpoint is saved, but old ones could not be removed: {error}"
+            return dataclasses.replace(outcome, reason=error.reason, message=text)
+        return outcome
 
-    def _tidy(self, error: TrainerError, step: int) -> str:
-        """Remove what a failed save left behind, unless the storage is no longer ours; what went wrong with it."""
-        if error.reason == names.REASON_FENCED:
-            return ""
-        try:
-            self._catalog.discard(step)
-        except TrainerError as trouble:
-            return f"what was written of it could not be removed: {trouble}"
-        return ""
+    def _tidy(self, error: TrainerError, step: int) -> None:
+        """Remove what a failed save left behind, unless the storage is no longer ours."""
+        if error.reason != names.REASON_FENCED:
+            with contextlib.suppress(TrainerError):  # it failed already, for a reason that is being told
+                self._catalog.discard(step)
+
+
+def _failed(job: _Job, error: TrainerError) -> Outcome:
+    return Outcome(job.step, reason=error.reason, message=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ __all__ = [
     "Samples",
     "Tokenizer",
     "batches",
+    "cache_directory",
     "load_tokenizer",
     "open_dataset",
     "prefetch",
@@ -63,3 +65,8 @@ def open_dataset(data: config.Data, cache_dir: Path) -> Dataset:
             f"sample needs spec.data.sequenceLength + 1 = {data.sequence_length + 1}; add text or shorten the samples",
         )
     return Dataset(train, validation, tokenizer, index.tokens, index.digest, index.skipped)
+
+
+def cache_directory() -> Path:
+    """Where tokenised data is kept: the pod's cache volume, or the user's cache outside a pod."""
+    return Path(os.environ.get(names.ENV_DATA_CACHE) or Path("~/.cache/llmtrain/data").expanduser())

@@ -1,0 +1,192 @@
+"""Durable checkpoints as the training loop sees them: what to begin with, each step boundary, the end.
+
+Guarantee: storage that fails never ends training, and each thing that happens to a checkpoint is told. Without
+`checkpoint.durable` what is left is the obedience to signals.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from llmtrain_operator.contract import names
+from llmtrain_trainer.checkpoint.accord import join_accord
+from llmtrain_trainer.checkpoint.cadence import Cadence, History, Votes, decide, due
+from llmtrain_trainer.checkpoint.catalog import Catalog
+from llmtrain_trainer.checkpoint.opening import Opening
+from llmtrain_trainer.checkpoint.restore import Source
+from llmtrain_trainer.checkpoint.saver import Saver, Writer
+from llmtrain_trainer.checkpoint.staging import Staging
+from llmtrain_trainer.checkpoint.standing import Standing
+from llmtrain_trainer.checkpoint.state import EngineState
+from llmtrain_trainer.checkpoint.storage import open_storage
+from llmtrain_trainer.checkpoint.teller import Teller
+from llmtrain_trainer.config import Config, Durable
+from llmtrain_trainer.distributed import Worker
+from llmtrain_trainer.errors import TrainerError
+from llmtrain_trainer.progress import Reporter
+from llmtrain_trainer.signals import Wishes
+
+
+class Keeper:
+    """One worker's checkpoints in one round.
+
+    `choose`, then `restore`; at each boundary `votes`, whose sum over all workers goes to `settle`; at last `finish`.
+    All but `votes` and `before_update` are collective.
+    """
+
+    def __init__(self, config: Config, worker: Worker, reporter: Reporter, wishes: Wishes) -> None:
+        self._worker, self._reporter, self._wishes = worker, reporter, wishes
+        self._teller = Teller(reporter, speaks=worker.is_first)
+        self._opening = Opening(worker, self._teller)
+        self._restore_from = config.checkpoint.restore_from
+        self._durable = config.checkpoint.durable
+        self._catalog = Catalog(open_storage(self._durable.storage)) if self._durable else None
+        self._saver = self._make_saver(self._catalog, self._durable) if self._catalog and self._durable else None
+        self._cadence = Cadence(self._durable.every, self._durable.every_steps) if self._durable else Cadence(0.0)
+        self._history = History(0, False, time.monotonic())
+        self._state: EngineState | None = None
+        self._fenced = ""
+        self._began = 0.0
+        self._put_off = 0
+        self._prepared = False
+
+    # Before the first step
+
+    def choose(self) -> Source | None:
+        """What to begin with, None: fresh weights at step 0. Waits for storage that cannot be read."""
+        if self._saver is None and self._restore_from is None:
+            return None
+        self._reporter.update(phase="restoring")
+        return self._opening.choose(self._saver, self._catalog, self._restore_from)
+
+    def restore(self, engine: Any, source: Source | None) -> Standing | None:
+        """Bring the engine to the source's checkpoint; where training stood then. None without a checkpoint."""
+        if self._saver is not None or source is not None:
+            self._state = EngineState(engine)
+        standing, own = None, False
+        if self._state is not None and source is not None and source.manifest is not None:
+            standing, own = self._restore(self._state, source)
+        elif source is not None:
+            self._teller.tell(restored_step=0, restored_from=source.name)
+            self._teller.say(f"beginning with the weights of {source.name}")
+        self._history = History(standing.step if standing else 0, own, time.monotonic())
+        return standing
+
+    def _restore(self, state: EngineState, source: Source) -> tuple[Standing, bool]:
+        began = time.perf_counter()
+        source, stored = self._opening.load(state, source)
+        standing = Standing.from_json(stored.get("training"))
+        seconds = time.perf_counter() - began
+        self._teller.tell(
+            step=standing.step if source.own else None,
+            restored_step=standing.step,
+            restored_from=source.name,
+            restore_seconds=seconds,
+            skipped=source.skipped,
+        )
+        for skipped in source.skipped:
+            self._teller.say(f"passed over a damaged checkpoint: {skipped}")
+        self._teller.say(f"going on from {source.name}, restored in {seconds:.1f} s")
+        return standing, source.own
+
+    # At a step boundary
+
+    def votes(self, step: int) -> Votes:
+        """This worker's votes on what to do after `step`."""
+        self._note_outcome()
+        is_due, failing = False, False
+        if self._saver is not None and self._worker.is_first:
+            is_due, _ = due(self._cadence, self._history, step, time.monotonic(), hurry=self._wishes.leave)
+            failing = self._history.failures > 0
+        return Votes(
+            stop=self._wishes.stop,
+            leave=self._wishes.leave,
+            writing=self._saver is not None and self._saver.busy,
+            fenced=bool(self._fenced),
+            due=is_due,
+            failing=failing,
+        )
+
+    def settle(self, votes: Votes, standing: Callable[[], Standing]) -> bool:
+        """Do what the summed votes say; whether the worker is to end now. Raises `Fenced`."""
+        self._check_fence(votes.fenced > 0)
+        action, why = decide(votes)
+        if action in ("stop", "leave"):
+            self._teller.say(f"{why}: this is step {standing().step}")
+            return self._save_and_wait(standing()) or action == "stop" or self._saver is None
+        if self._saver is None:
+            return False
+        if action == "save":
+            self._begin(self._saver, standing())
+        elif action == "put off":
+            self._put_off += 1
+            self._teller.say(f"checkpoint of step {standing().step} put off ({self._put_off} so far): {why}")
+        elif not self._prepared:
+            self._prepared = True
+            self._saver.prepare(self._live_state().pieces())
+        return False
+
+    def before_update(self) -> None:
+        """The optimizer is about to change the state: the copy of it has to be over."""
+        if self._saver is not None:
+            self._saver.staging.before_update()
+
+    def finish(self, standing: Standing) -> None:
+        """Have the last step's checkpoint in storage before the model is exported, if the storage can be had."""
+        if self._saver is not None and not self._save_and_wait(standing):
+            self._teller.say("the last step's checkpoint could not be saved; the model is exported all the same")
+
+    def _save_and_wait(self, standing: Standing) -> bool:
+        """Whether this step's checkpoint is in storage in the end."""
+        if self._saver is None:
+            return False
+        self._reporter.update(phase="saving")
+        self._saver.wait()
+        self._note_outcome()
+        if not self._history.has(standing.step):
+            self._begin(self._saver, standing)
+            self._saver.wait()
+            self._note_outcome()
+        self._check_fence(bool(self._fenced))
+        return self._history.has(standing.step)
+
+    def _begin(self, saver: Saver, standing: Standing) -> None:
+        state = self._live_state()
+        self._prepared = True
+        self._began = time.monotonic()
+        stored = {"engine": state.scalars(), "training": standing.to_json()}
+        self._teller.tell(stall_seconds=saver.begin(standing.step, state.pieces(), state.rng(), stored))
+
+    def _note_outcome(self) -> None:
+        outcome = self._saver.take() if self._saver else None
+        if outcome is None:
+            return
+        if outcome.committed:
+            self._history = self._history.saved(outcome.step, self._began)
+        elif outcome.reason == names.REASON_FENCED:
+            self._fenced = outcome.message
+        else:
+            self._history = self._history.failed(time.monotonic())
+
+    def _check_fence(self, fenced: bool) -> None:
+        if fenced:
+            raise TrainerError(names.REASON_FENCED, self._fenced or "another worker of this round was fenced")
+
+    def _live_state(self) -> EngineState:
+        if self._state is None:
+            raise AssertionError("restore() comes before the first step")
+        return self._state
+
+    def _make_saver(self, catalog: Catalog, durable: Durable) -> Saver:
+        writer = Writer(
+            rank=self._worker.rank,
+            world_size=self._worker.world_size,
+            job_uid=os.environ.get(names.ENV_JOB_UID, ""),
+            round=self._reporter.progress.round,
+            keep=durable.keep,
+        )
+        accord = join_accord(writer.rank, writer.world_size)
+        return Saver(catalog, accord, writer, Staging(self._worker.device), self._teller.ended)

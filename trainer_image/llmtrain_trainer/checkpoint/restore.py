@@ -1,0 +1,203 @@
+"""Where training goes on, and how its state gets there.
+
+Own storage first, then `restoreFrom`, then a fresh start; but storage that holds checkpoints of which none is valid is
+an error, never a fresh start. Rank 0 chooses for all. Guarantee of `load`: on every rank the whole state comes from the
+one checkpoint, each byte checked, or every rank raises the same error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final, Literal
+
+import torch
+
+from llmtrain_operator.contract import names
+from llmtrain_trainer.checkpoint import pretrained
+from llmtrain_trainer.checkpoint.catalog import Catalog, step_directory
+from llmtrain_trainer.checkpoint.layout import CHUNK, LayoutError, Read, plan_reads
+from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest
+from llmtrain_trainer.checkpoint.pieces import Piece, as_bytes
+from llmtrain_trainer.checkpoint.shardfile import ShardReader
+from llmtrain_trainer.checkpoint.state import EngineState
+from llmtrain_trainer.checkpoint.storage import Storage, StorageError, open_storage
+from llmtrain_trainer.distributed import Worker
+from llmtrain_trainer.errors import ConfigError, TrainerError
+
+_THREADS: Final = 4
+"""Streams that a rank reads at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a round begins with: a checkpoint, or without `manifest` the weights of a Hugging Face model at `uri`.
+
+    `own`: it lies in this job's own storage. `skipped`: newer checkpoints that are damaged, each as `NAME: why`.
+    """
+
+    uri: str
+    own: bool
+    manifest: Manifest | None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is weights only, for the model before there is an engine."""
+        return self.manifest is None
+
+    def load_weights(self, model: torch.nn.Module) -> None:
+        """See `pretrained.load_weights`."""
+        pretrained.load_weights(model, open_storage(self.uri))
+
+    @property
+    def name(self) -> str:
+        """URI of the checkpoint or model."""
+        return f"{self.uri.rstrip('/')}/{step_directory(self.manifest.step)}" if self.manifest else self.uri
+
+
+def choose(own: Catalog | None, restore_from: str | None) -> Source | None:
+    """What to begin with; None: fresh. Raises `StorageError` (ask again later), `CheckpointLost`, `ConfigError`."""
+    if own is not None:
+        source = _newest(own, own=True)
+        if source is not None:
+            return source
+    if restore_from is None:
+        return None
+    storage = open_storage(restore_from)
+    source = _newest(Catalog(storage), own=False)
+    if source is not None:
+        return source
+    if pretrained.is_model(storage):
+        return Source(restore_from, False, None)
+    raise ConfigError(
+        f"spec.checkpoint.restoreFrom: {restore_from} holds neither a checkpoint nor a Hugging Face model (config.json "
+        "and *.safetensors); give the durable.storage of another job, or the directory of a model"
+    )
+
+
+def choose_older(source: Source, damage: Damaged) -> Source:
+    """The next older checkpoint beside one that turned out damaged. Raises `StorageError`, `CheckpointLost`."""
+    if source.manifest is None:
+        raise AssertionError("a model has no older checkpoints")
+    step = source.manifest.step
+    skipped = (*source.skipped, f"{step_directory(step)}: {damage}")
+    catalog = Catalog(open_storage(source.uri))
+    older = _newest(catalog, own=source.own, below=step, skipped=skipped)
+    if older is None:
+        raise _lost(source.uri, skipped)
+    return older
+
+
+def load(state: EngineState, source: Source, worker: Worker) -> dict[str, Any]:
+    """Bring the engine to the checkpoint; the manifest's state. Collective.
+
+    Raises on all ranks alike: `Damaged` and `StorageError`, after which the engine has to be loaded again, and
+    `CheckpointMismatch`.
+    """
+    manifest = source.manifest
+    if manifest is None:
+        raise AssertionError("a model is loaded before there is an engine")
+    storage = open_storage(source.uri)
+    generators: list[dict[str, Any]] = []
+
+    def fill(pieces: list[Piece]) -> None:
+        trouble = _attempt(storage, manifest, pieces, worker, generators)
+        _raise_worst([each for each in worker.gather(trouble) if each is not None], source)
+
+    state.load(manifest.state["engine"], fill)
+    if generators:
+        state.load_rng(generators[0])
+    else:  # another world size: other numbers than those already drawn, as far as that can be had
+        torch.manual_seed(torch.initial_seed() ^ (manifest.step << 32))
+    return manifest.state
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why a rank could not fill its state; as data, so that it can be told to the others."""
+
+    kind: Literal["mismatch", "damaged", "storage"]
+    name: str
+    message: str
+
+
+def _attempt(
+    storage: Storage, manifest: Manifest, pieces: list[Piece], worker: Worker, generators: list[dict[str, Any]]
+) -> _Trouble | None:
+    try:
+        if manifest.world_size == worker.world_size:
+            generators.append(ShardReader(storage, manifest.shards[worker.rank]).extras["rng"])
+        _read(storage, manifest, pieces)
+    except Damaged as error:
+        return _Trouble("damaged", error.name, error.why)
+    except LayoutError as error:
+        return _Trouble("mismatch", "", str(error))
+    except StorageError as error:
+        return _Trouble("storage", error.reason, str(error))
+    return None
+
+
+def _raise_worst(troubles: list[_Trouble], source: Source) -> None:
+    for trouble in sorted(troubles, key=lambda each: ("mismatch", "damaged", "storage").index(each.kind)):
+        if trouble.kind == "damaged":
+            raise Damaged(trouble.name, trouble.message)
+        if trouble.kind == "storage":
+            raise StorageError(trouble.name, trouble.message)
+        raise TrainerError(
+            names.REASON_CHECKPOINT_MISMATCH,
+            f"{source.name} does not hold what this job needs: {trouble.message}; give the job the model and the "
+            "training.optimizer that the checkpoint was made with, or another storage",
+        )
+
+
+def _read(storage: Storage, manifest: Manifest, pieces: list[Piece]) -> None:
+    """Fill the pieces. Raises `Damaged`, `LayoutError`, `StorageError`."""
+    with ThreadPoolExecutor(_THREADS, "restore") as pool:
+        shards = list(pool.map(lambda entry: ShardReader(storage, entry).segments, manifest.shards))
+        reads = plan_reads([piece.segment for piece in pieces], shards)
+        targets = [as_bytes(piece.tensor) for piece in pieces]
+        each = -(-len(reads) // _THREADS) or 1
+        parts = [reads[at : at + each] for at in range(0, len(reads), each)]
+        list(pool.map(lambda part: _read_part(storage, manifest, part, targets), parts))
+
+
+def _read_part(storage: Storage, manifest: Manifest, reads: Sequence[Read], targets: list[torch.Tensor]) -> None:
+    scratch = torch.empty(CHUNK, dtype=torch.uint8)
+    for shard, group in groupby(reads, key=lambda read: read.shard):
+        reader = ShardReader(storage, manifest.shards[shard])
+        for read in group:
+            _carry_out(reader, read, targets, scratch)
+
+
+def _carry_out(reader: ShardReader, read: Read, targets: list[torch.Tensor], scratch: torch.Tensor) -> None:
+    first = read.copies[0]
+    target = targets[first.wanted][first.target : first.target + first.length]
+    if len(read.copies) == 1 and target.device.type == "cpu":
+        reader.read_into(read.offset, memoryview(target.numpy()))  # type: ignore[arg-type]  # numpy's typing on 3.11
+        return
+    reader.read_into(read.offset, memoryview(scratch[: read.length].numpy()))  # type: ignore[arg-type]
+    for copy in read.copies:
+        begin = copy.source - read.offset
+        part = targets[copy.wanted][copy.target : copy.target + copy.length]
+        part.copy_(scratch[begin : begin + copy.length])
+
+
+def _newest(catalog: Catalog, *, own: bool, below: int | None = None, skipped: tuple[str, ...] = ()) -> Source | None:
+    manifest, passed_over = catalog.newest_valid(below)
+    skipped += passed_over
+    if manifest is not None:
+        return Source(catalog.storage.uri, own, manifest, skipped)
+    if passed_over:
+        raise _lost(catalog.storage.uri, skipped)
+    return None
+
+
+def _lost(uri: str, skipped: tuple[str, ...]) -> TrainerError:
+    return TrainerError(
+        names.REASON_CHECKPOINT_LOST,
+        f"{uri} holds checkpoints and none of them is valid: {'; '.join(skipped)}; bring back a copy of them, or give "
+        "the job another storage to start anew",
+    )
