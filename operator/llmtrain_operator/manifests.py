@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmtrain_operator import network, scheduling
+from llmtrain_operator import network, places, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
@@ -186,7 +186,7 @@ def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "cache", "mountPath": _CACHE_DIRECTORY},
             {"name": "token", "mountPath": _TOKEN_DIRECTORY, "readOnly": True},
-            *({"name": _claim_volume(claim), "mountPath": uris.mount_path(claim)} for claim in _claims(spec)),
+            *({"name": _claim_volume(claim), "mountPath": uris.mount_path(claim)} for claim in places.claims(spec)),
             *([{"name": "agent", "mountPath": AGENT_DIRECTORY, "readOnly": True}] if foreign else []),
         ],
     }
@@ -201,6 +201,7 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
     grace = grace if isinstance(grace, int) else DEFAULT_GRACE_SECONDS
     values = {
         names.ENV_JOB: job.key,
+        names.ENV_JOB_UID: job.uid,
         names.ENV_SPEC: json.dumps(spec.model_dump(mode="json", by_alias=True, exclude={"template"}), sort_keys=True),
         names.ENV_INDEX: str(index),
         names.ENV_INCARNATION: str(incarnation),
@@ -218,7 +219,8 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
     }
     downward = {names.ENV_POD_UID: "metadata.uid", names.ENV_POD_IP: "status.podIP"}
     return [{"name": name, "value": value} for name, value in values.items()] + [
-        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in downward.items()
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in downward.items()),
+        *places.s3_environment(spec),
     ]
 
 
@@ -248,14 +250,6 @@ def _template_of_pod(spec: JobSpec) -> Mapping[str, Any]:
     return pod if isinstance(pod, Mapping) else {}
 
 
-def _claims(spec: JobSpec) -> list[str]:
-    """Names of the claims that the job's URIs refer to, each once."""
-    data = [spec.data.source, spec.data.tokenizer] if spec.data else []
-    places = [spec.output, *data, spec.model.pretrained if spec.model else None]
-    found = (uris.claim_of(place) for place in places if place)
-    return sorted({claim for claim in found if claim})
-
-
 def _claim_volume(claim: str) -> str:
     return f"claim-{claim}"[:63].rstrip("-.").replace(".", "-")
 
@@ -269,7 +263,7 @@ def _volumes(spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:
         {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
     volumes += [
-        {"name": _claim_volume(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in _claims(spec)
+        {"name": _claim_volume(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in places.claims(spec)
     ]
     if _foreign_image(spec, settings):
         volumes.append({"name": "agent", "emptyDir": {}})

@@ -161,3 +161,45 @@ def test_torchrun_in_place_of_the_agent_needs_no_options() -> None:
 def test_an_odd_template_gives_an_odd_pod(template) -> None:
     """The API server refuses it in its own words, which the user gets to see."""
     assert member(spec(template=template))["metadata"]["labels"][names.LABEL_JOB] == "j"
+
+
+S3 = {
+    "endpoint": "https://minio.example:9000",
+    "region": "eu-1",
+    "credentials": {"secretName": "keys", "sessionTokenKey": "session"},
+}
+
+
+def test_the_trainer_alone_gets_the_settings_of_s3() -> None:
+    """Credentials as references to the user's secret: the operator never sees them."""
+    checkpoint = {"durable": {"storage": "s3://bucket/a"}, "s3": S3}
+    sidecar = {"spec": {"containers": [{"name": "sidecar", "image": "s:1"}]}}
+    pod = member(spec(checkpoint=checkpoint, image="mine:1", entrypoint={"script": "t.py"}, template=sidecar))
+    assert environment(pod).items() >= {"AWS_ENDPOINT_URL": S3["endpoint"], "AWS_REGION": "eu-1"}.items()
+    refs = {e["name"]: e["valueFrom"]["secretKeyRef"] for e in trainer(pod)["env"] if "secretKeyRef" in str(e)}
+    assert refs == {
+        "AWS_ACCESS_KEY_ID": {"name": "keys", "key": "AWS_ACCESS_KEY_ID"},
+        "AWS_SECRET_ACCESS_KEY": {"name": "keys", "key": "AWS_SECRET_ACCESS_KEY"},
+        "AWS_SESSION_TOKEN": {"name": "keys", "key": "session"},
+    }
+    others = [c for c in pod["spec"]["containers"] + pod["spec"]["initContainers"] if c["name"] != names.CONTAINER]
+    assert len(others) == 2
+    assert "AWS" not in json.dumps(others)
+    kubernetes_validate.validate(pod, "1.36", strict=True)
+
+
+def test_without_settings_s3_is_reached_by_workload_identity() -> None:
+    """A service account of the user's own carries it; nothing here stands in its way."""
+    template = {"spec": {"serviceAccountName": "trainer"}}
+    pod = member(spec(checkpoint={"durable": {"storage": "s3://bucket/a"}}, template=template))
+    assert pod["spec"]["serviceAccountName"] == "trainer"
+    assert not any(e["name"].startswith("AWS") for e in trainer(pod)["env"])
+
+
+def test_claims_of_checkpoints_are_mounted_too() -> None:
+    checkpoint = {"durable": {"storage": "pvc://ckpt/a"}, "restoreFrom": "pvc://others/b"}
+    pod = member(spec(checkpoint=checkpoint))
+    assert {"/llmtrain/volumes/ckpt", "/llmtrain/volumes/others"} <= {
+        m["mountPath"] for m in trainer(pod)["volumeMounts"]
+    }
+    assert environment(pod)[names.ENV_JOB_UID] == "job-uid"

@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from llmtrain_operator import places
 from llmtrain_operator.api import deepspeed_check, scheduling_check, template_check
 from llmtrain_operator.api.problem import Problem, unknown_key
 from llmtrain_operator.api.record import Record
@@ -77,16 +78,9 @@ def _value_at(record: Record, path: str) -> Any:
 
 
 def _places(spec: JobSpec) -> Iterator[Problem]:
-    tokenizer = spec.data.tokenizer if spec.data else None
-    given = {
-        "data.source": spec.data.source if spec.data else None,
-        "data.tokenizer": None if tokenizer == "byte" else tokenizer,
-        "model.pretrained": spec.model.pretrained if spec.model else None,
-        "output": spec.output,
-    }
-    for field, place in given.items():
+    for field, place in places.local(spec).items():
         try:
-            uris.claim_of(place or "")
+            uris.claim_of(place)
         except ValueError as error:
             yield Problem(f"spec.{field}", place, str(error), "Give a path, file:///path or pvc://claim/path")
     for index, glob in enumerate(spec.data.include if spec.data else ()):

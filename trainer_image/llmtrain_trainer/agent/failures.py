@@ -1,7 +1,7 @@
 """A worker's end as a `Failure`: from its error file, else from its exit status and last words.
 
 The error file is torch elastic's JSON, of `@record` or of our trainer, which adds `reason` and `step`. It may be
-missing, cut off or of another shape; then the exit status tells.
+missing, cut off or of another shape; then the exit status tells. Secrets of the environment are taken out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure
+from llmtrain_trainer.agent.redaction import redactor
 
 MAX_MESSAGE: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
@@ -41,6 +42,8 @@ def describe(exit_code: int, error_file: str, stderr: str, *, round_number: int,
     message, traceback, extra = _parse(error_file)
     if not message:
         message = _message(exit_code, stderr)
+    # Before anything is cut off: the rest of a secret would not be known as one.
+    message, traceback = redactor().text(message), redactor().text(traceback or stderr)
     reason = str(extra.get("reason", ""))
     if reason not in _REASONS:
         reason = names.REASON_KILLED if exit_code < 0 else names.REASON_USER_ERROR
@@ -53,7 +56,7 @@ def describe(exit_code: int, error_file: str, stderr: str, *, round_number: int,
         step=noted if isinstance(noted, int) else step,
         exit_code=exit_code if exit_code >= 0 else None,
         signal=-exit_code if exit_code < 0 else None,
-        traceback=(traceback or stderr)[-MAX_TRACEBACK:],
+        traceback=traceback[-MAX_TRACEBACK:],
     )
 
 

@@ -1,4 +1,4 @@
-"""The workers' output: through pipes to this process's own, each line with its rank.
+"""The workers' output: through pipes to this process's own, each line with its rank and without secrets.
 
 torch's tee writes everything to files first, which fills the disk of a pod that trains for weeks; named pipes keep
 nothing but the last lines of stderr, for the report of a failure.
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, Std
+
+from llmtrain_trainer.agent.redaction import redactor
 
 TAIL_LINES: Final = 30
 MAX_LINE: Final = 64 * 1024
@@ -46,6 +48,7 @@ class _Stream:
 
     def _pass_on(self, lines: list[bytes]) -> None:
         if lines:
+            lines = [redactor().line(line) for line in lines]
             self.tail.extend(lines)
             self.out.write(b"".join(self.prefix + line + b"\n" for line in lines))
             self.out.flush()

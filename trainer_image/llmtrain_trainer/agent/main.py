@@ -22,6 +22,7 @@ from llmtrain_trainer.agent.environment import Environment, EnvironmentIncomplet
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.progress import ProgressSocket
+from llmtrain_trainer.agent.redaction import redactor
 from llmtrain_trainer.rendezvous import OperatorRendezvous
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,18 @@ STOPPED: Final = 128 + signal.SIGTERM
 ROLE: Final = "worker"
 
 
+class _WithoutSecrets(logging.Formatter):
+    """Of a record's traceback too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redactor().text(super().format(record))
+
+
 def main() -> int:
     """Entry point; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="[agent] %(message)s")
+    logging.basicConfig(level=logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_WithoutSecrets("[agent] %(message)s"))
     logging.getLogger("websockets").setLevel(logging.WARNING)
     try:
         environment = Environment.read(os.environ)

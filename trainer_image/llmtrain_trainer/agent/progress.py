@@ -6,14 +6,26 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from llmtrain_operator.contract import wire
+from llmtrain_trainer.agent.redaction import redactor
 
 log = logging.getLogger(__name__)
 
 MAX_DATAGRAM: Final = 64 * 1024
+
+
+def _without_secrets(progress: wire.Progress) -> wire.Progress:
+    """What storage says of itself may hold what it was given to get in."""
+    said = progress.checkpoints
+    if said is None:
+        return progress
+    clean = redactor().text
+    safe = replace(said, error=clean(said.error), skipped=tuple(clean(each) for each in said.skipped))
+    return replace(progress, checkpoints=safe)
 
 
 class ProgressSocket:
@@ -29,6 +41,6 @@ class ProgressSocket:
         while True:
             text = self._socket.recv(MAX_DATAGRAM)
             try:
-                self._on_progress(wire.decode(wire.Progress, text))
+                self._on_progress(_without_secrets(wire.decode(wire.Progress, text)))
             except wire.WireError as error:
                 log.warning("a worker sent something unknown: %s", error)

@@ -1,0 +1,62 @@
+"""What a job's places need of its pods: the claims to mount, and how the members reach an S3 server. Pure.
+
+Credentials are named here and never read: the kubelet puts a secret's values into the trainer's container, and nobody
+else has a right to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llmtrain_operator.api import JobSpec
+from llmtrain_operator.contract import uris
+
+
+def checkpoints(spec: JobSpec) -> dict[str, str]:
+    """Where checkpoints are written to and begun from, by the spec's fields."""
+    given = spec.checkpoint
+    durable = given.durable.storage if given and given.durable else None
+    found = {"checkpoint.durable.storage": durable, "checkpoint.restoreFrom": given.restore_from if given else None}
+    return {field: place for field, place in found.items() if place}
+
+
+def local(spec: JobSpec) -> dict[str, str]:
+    """Every path, file:// and pvc:// URI of the spec, by field."""
+    found = {
+        "data.source": spec.data.source if spec.data else None,
+        "data.tokenizer": spec.data.tokenizer if spec.data and spec.data.tokenizer != "byte" else None,
+        "model.pretrained": spec.model.pretrained if spec.model else None,
+        "output": spec.output,
+        **checkpoints(spec),
+    }
+    return {field: place for field, place in found.items() if place and not place.startswith("s3://")}
+
+
+def claims(spec: JobSpec) -> list[str]:
+    """Names of the claims that the job's URIs refer to, each once."""
+    found = (uris.claim_of(place) for place in local(spec).values())
+    return sorted({claim for claim in found if claim})
+
+
+def s3_environment(spec: JobSpec) -> list[dict[str, Any]]:
+    """The trainer's variables for `checkpoint.s3`, those with credentials as references to the secret."""
+    s3 = spec.checkpoint.s3 if spec.checkpoint else None
+    if s3 is None:
+        return []
+    plain = {"AWS_ENDPOINT_URL": s3.endpoint, "AWS_REGION": s3.region}
+    return [{"name": name, "value": value} for name, value in plain.items() if value] + list(_credentials(spec))
+
+
+def _credentials(spec: JobSpec) -> Iterator[dict[str, Any]]:
+    given = spec.checkpoint.s3.credentials if spec.checkpoint and spec.checkpoint.s3 else None
+    if given is None:
+        return
+    keys = {
+        "AWS_ACCESS_KEY_ID": given.access_key_id_key,
+        "AWS_SECRET_ACCESS_KEY": given.secret_access_key_key,
+        "AWS_SESSION_TOKEN": given.session_token_key,
+    }
+    for name, key in keys.items():
+        if key:
+            yield {"name": name, "valueFrom": {"secretKeyRef": {"name": given.secret_name, "key": key}}}
