@@ -10,6 +10,7 @@ import yaml
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.cluster.client import connect
 from llmtrain_operator.cluster.cluster import Cluster
+from llmtrain_operator.cluster.lease import Lease
 from llmtrain_operator.cluster.resources import BY_KIND, JOBS, PODS, Resource
 from llmtrain_operator.cluster.tokenreview import TokenReviewAuthenticator
 from llmtrain_operator.contract import names
@@ -17,7 +18,7 @@ from llmtrain_operator.coordinator.auth import Unauthenticated
 from llmtrain_operator.manifests import Settings, children, member_pod
 from llmtrain_operator.ports import Rejected
 from llmtrain_operator.state import JobView
-from tests.support.chart import CHART, CLUSTER_RIGHTS, RIGHTS, rights
+from tests.support.chart import CHART, CLUSTER_RIGHTS, LEASE_RIGHTS, RIGHTS, rights
 from tests.support.policies import Network, Pod
 
 _RBAC, _REVIEWS = "rbac.authorization.k8s.io/v1", "authorization.k8s.io/v1"
@@ -152,21 +153,41 @@ async def test_the_rights_are_those_that_the_operators_work_needs(client, as_ope
         await TokenReviewAuthenticator(as_operator).identify("not a token")
     task.cancel()
     await asyncio.wait([task])
+    await _lead_for_a_moment(Lease(as_operator, namespace, f"{namespace}-llmtrain", "this test"))
     granted = {(verb, resource.partition("/")[0]) for (_, resource), verbs in _all_rights().items() for verb in verbs}
     # `get` of a job: a conflicting creation looks at what is there, whatever its kind. `update` of finalizers is what
     # admission asks of whoever sets blockOwnerDeletion.
     assert granted - set(calls) <= {("get", names.PLURAL), ("update", names.PLURAL)}
 
 
+async def _lead_for_a_moment(lease):
+    led = asyncio.Event()
+
+    async def lead():
+        led.set()
+        await asyncio.Event().wait()
+
+    candidate = asyncio.create_task(lease.run(lead))
+    await asyncio.wait_for(led.wait(), 20)
+    candidate.cancel()
+    await asyncio.wait([candidate])
+
+
 def _all_rights():
-    return RIGHTS | CLUSTER_RIGHTS
+    """In the release's own namespace, which is watched."""
+    return RIGHTS | CLUSTER_RIGHTS | LEASE_RIGHTS
 
 
 async def _rules(client, namespace):
     body = {"apiVersion": RULES_REVIEWS.api_version, "kind": RULES_REVIEWS.kind, "spec": {"namespace": namespace}}
     status = (await client.request("create", RULES_REVIEWS, body=body))["status"]
     assert not status["incomplete"]
-    return {(key, verb) for key, verbs in rights({"rules": status["resourceRules"]}).items() for verb in verbs}
+    named = {name for rule in status["resourceRules"] for name in rule.get("resourceNames", ())}
+    return _flat(rights({"rules": status["resourceRules"]})), named
+
+
+def _flat(table):
+    return {(key, verb) for key, verbs in table.items() for verb in verbs}
 
 
 @BOTH_MODES
@@ -175,12 +196,14 @@ async def test_and_the_api_server_grants_nothing_else(
 ):
     """In a watched namespace exactly the table's rights; elsewhere, in namespaced mode, those without a namespace."""
     async with _as_account(client, kubeconfig, namespace, "default", tmp_path, calls) as nobody:
-        everybodys = {where: await _rules(nobody, where) for where in (namespace, "kube-system")}
-    everywhere = {(key, verb) for key, verbs in CLUSTER_RIGHTS.items() for verb in verbs}
-    watched = {(key, verb) for key, verbs in _all_rights().items() for verb in verbs}
-    assert await _rules(as_operator, namespace) - everybodys[namespace] == watched
-    elsewhere = everywhere if release.get_values(namespace)["watch"]["namespaces"] else watched
-    assert await _rules(as_operator, "kube-system") - everybodys["kube-system"] == elsewhere
+        everybodys = {where: (await _rules(nobody, where))[0] for where in (namespace, "kube-system")}
+    granted, named = await _rules(as_operator, namespace)
+    assert granted - everybodys[namespace] == _flat(_all_rights())
+    assert named == {f"{namespace}-llmtrain"}, "the right to Leases is to one of them"
+    granted, named = await _rules(as_operator, "kube-system")
+    namespaced = release.get_values(namespace)["watch"]["namespaces"]
+    assert granted - everybodys["kube-system"] == _flat(CLUSTER_RIGHTS if namespaced else RIGHTS | CLUSTER_RIGHTS)
+    assert not named
     with pytest.raises(Rejected, match="forbidden"):
         await as_operator.request("list", SECRETS, namespace)
 

@@ -35,6 +35,8 @@ RIGHTS: Rights = {
 """What the operator may do in the namespaces that it watches."""
 CLUSTER_RIGHTS: Rights = {("authentication.k8s.io", "tokenreviews"): {"create"}, ("", "nodes"): {"list", "watch"}}
 """What it may do wherever it watches."""
+LEASE_RIGHTS: Rights = {("coordination.k8s.io", "leases"): {"get", "patch"}}
+"""What it may do with the one Lease of its release, in the release's namespace."""
 
 
 def rights(role: dict[str, Any]) -> Rights:
