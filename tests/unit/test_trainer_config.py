@@ -82,3 +82,20 @@ def test_volumes_may_lie_elsewhere(monkeypatch):
     assert local_path("pvc://models/a", "spec.output") == "/llmtrain/volumes/models/a"
     monkeypatch.setenv(names.ENV_VOLUMES, "/cache")
     assert local_path("pvc://models/a", "spec.output") == "/cache/models/a"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600.0), ("1h30m", 5400.0), ("1.5s", 1.5), ("250ms", 0.25), ("1m30s", 90.0)]
+)
+def test_durations_are_read(text, seconds):
+    """As the CRD writes them."""
+    config = parse(json.dumps(changed("checkpoint", durable={"storage": "s3://b/p", "every": text, "everySteps": 5})))
+    assert config.checkpoint.durable.every == seconds
+    assert (config.checkpoint.durable.every_steps, config.checkpoint.durable.keep) == (5, 3)
+
+
+@pytest.mark.parametrize("text", ["10", "m", "10 m", "ten", 10])
+def test_what_is_no_duration_is_named(text):
+    """With an example."""
+    with pytest.raises(ConfigError, match=r"spec\.checkpoint\.durable\.every: .* such as 30s"):
+        parse(json.dumps(changed("checkpoint", durable={"storage": "s3://b/p", "every": text})))

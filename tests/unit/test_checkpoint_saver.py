@@ -1,0 +1,167 @@
+"""Savers of two ranks in one process: real files, a real store, real threads."""
+
+import json
+
+import pytest
+import torch
+from torch.distributed import HashStore
+
+from llmtrain_trainer.checkpoint.accord import Accord
+from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced
+from llmtrain_trainer.checkpoint.pieces import Piece
+from llmtrain_trainer.checkpoint.saver import Saver, Writer
+from llmtrain_trainer.checkpoint.shardfile import ShardReader
+from llmtrain_trainer.checkpoint.staging import Staging
+from llmtrain_trainer.checkpoint.storage import StorageError, open_storage
+
+PATIENCE = 0.5
+
+
+class Rank:
+    """One worker: its part of one parameter, and its saver."""
+
+    def __init__(self, rank, store, uri, round_number=1, patience=30.0):
+        self.rank = rank
+        self.state = torch.arange(10.0) + 100 * rank
+        self.catalog = Catalog(open_storage(uri))
+        self.outcomes = []
+        accord = Accord(store, rank, 2, patience)
+        writer = Writer(rank, 2, "job-a", round_number, keep=2)
+        self.saver = Saver(self.catalog, accord, writer, Staging(torch.device("cpu")), self.outcomes.append)
+
+    def begin(self, step):
+        pieces = [Piece("weight", "master", 10 * self.rank, self.state)]
+        return self.saver.begin(step, pieces, {"torch": f"rng-{self.rank}"}, {"step": step})
+
+    def end(self):
+        self.saver.wait()
+        assert self.outcomes[-1:] == [self.saver.take()]
+        return self.outcomes[-1]
+
+
+def two_ranks(path, patience=30.0, round_number=1):
+    store = HashStore()
+    return [Rank(rank, store, f"file://{path}", round_number, patience) for rank in range(2)]
+
+
+def stored(path):
+    """Parameter values of the newest valid checkpoint, by rank, and its manifest."""
+    storage = open_storage(f"file://{path}")
+    manifest, skipped = Catalog(storage).newest_valid()
+    assert skipped == ()
+    values = []
+    for shard in manifest.shards if manifest else ():
+        reader = ShardReader(storage, shard)
+        data = torch.empty(reader.size, dtype=torch.uint8)
+        reader.read_into(0, memoryview(data.numpy()))
+        values.append(data[:40].view(torch.float32).tolist())
+        assert reader.extras["rng"]["torch"] == f"rng-{len(values) - 1}"
+    return manifest, values
+
+
+def save(ranks, step):
+    for rank in ranks:
+        rank.begin(step)
+    return [rank.end() for rank in ranks]
+
+
+def test_what_was_live_at_the_boundary_is_what_is_stored(tmp_path):
+    """Training changes the state as soon as `begin` has returned; every rank hears of the commit."""
+    first, second = two_ranks(tmp_path / "c")
+    first.begin(7)
+    first.state.zero_()
+    assert first.saver.busy  # it waits for the other rank's shard
+    assert first.saver.take() is None
+    second.begin(7)
+    second.state.zero_()
+    outcome = first.end()
+    assert second.end() == outcome
+    assert outcome.committed
+    manifest, values = stored(tmp_path / "c")
+    assert (manifest.step, manifest.world_size, manifest.size) == (7, 2, outcome.size)
+    assert manifest.state == {"step": 7}
+    assert values == [list(map(float, range(10))), list(map(float, range(100, 110)))]
+    assert first.saver.take() is None
+
+
+def test_a_second_copy_does_not_start_over_the_first(tmp_path):
+    """There is one buffer: the caller has to look first."""
+    first, second = two_ranks(tmp_path / "c")
+    first.begin(1)
+    with pytest.raises(AssertionError, match="still being written"):
+        first.begin(2)
+    second.begin(1)
+    assert first.end().committed
+
+
+def test_old_checkpoints_go_and_notes_are_forgotten(tmp_path):
+    """`keep` of them stay; the round's store does not grow with the number of saves."""
+    ranks = two_ranks(tmp_path / "c")
+    for step in (10, 20, 30):
+        assert all(outcome.committed for outcome in save(ranks, step))
+    assert [checkpoint.step for checkpoint in ranks[0].catalog.checkpoints()] == [30, 20]
+    store = ranks[0].saver._accord._store
+    assert not any(store.check([key]) for n in (1, 2) for key in (f"{n}/fence", f"{n}/shard/1", f"{n}/outcome"))
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_rank_that_cannot_write_fails_the_save_for_all(tmp_path, broken):
+    """Nothing is committed; when the cause is gone the next save works, and nothing of the failed one is left."""
+    ranks = two_ranks(tmp_path / "c")
+    assert all(outcome.committed for outcome in save(ranks, 1))
+    (tmp_path / "elsewhere").mkdir()
+    good = ranks[broken].catalog.storage
+    ranks[broken].catalog.storage = open_storage(f"file://{tmp_path}/elsewhere/gone")
+    outcomes = save(ranks, 2)
+    assert outcomes[0] == outcomes[1]
+    assert (outcomes[0].committed, outcomes[0].reason) == (False, "StorageMissing")
+    assert "elsewhere/gone" in outcomes[0].message
+    assert stored(tmp_path / "c")[0].step == 1
+    ranks[broken].catalog.storage = good
+    assert all(outcome.committed for outcome in save(ranks, 3))
+    assert [checkpoint.step for checkpoint in ranks[0].catalog.checkpoints()] == [3, 1]
+
+
+def test_a_claim_that_could_not_be_made_is_made_by_the_save(tmp_path):
+    """A round may begin while its storage is away."""
+    ranks = two_ranks(tmp_path / "not-there" / "c")
+    with pytest.raises(StorageError):
+        ranks[0].saver.claim()
+    assert {outcome.reason for outcome in save(ranks, 1)} == {"StorageMissing"}
+    (tmp_path / "not-there").mkdir()
+    assert all(outcome.committed for outcome in save(ranks, 2))
+
+
+@pytest.mark.parametrize("alive", [0, 1])
+def test_a_rank_whose_peer_died_does_not_wait_for_ever(tmp_path, alive):
+    """And what it wrote is no checkpoint."""
+    ranks = two_ranks(tmp_path / "c", patience=PATIENCE)
+    ranks[0].saver.claim()
+    ranks[alive].begin(5)
+    outcome = ranks[alive].end()
+    assert not outcome.committed
+    assert ("the shard of rank 1 did not come", "rank 0 did not begin")[alive] in outcome.message
+    assert stored(tmp_path / "c")[0] is None
+
+
+def test_a_leftover_of_an_older_round_commits_nothing(tmp_path):
+    """All of its ranks learn that they are fenced; what the newer round has saved stays the newest."""
+    old = two_ranks(tmp_path / "c", round_number=1)
+    assert all(outcome.committed for outcome in save(old, 1))
+    new = two_ranks(tmp_path / "c", round_number=2)
+    assert all(outcome.committed for outcome in save(new, 2))
+    assert {outcome.reason for outcome in save(old, 3)} == {"Fenced"}
+    assert stored(tmp_path / "c")[0].step == 2
+    with pytest.raises(Fenced):
+        two_ranks(tmp_path / "c", round_number=1)[0].saver.claim()
+
+
+def test_a_state_that_is_no_json_is_a_failed_save_and_no_crash(tmp_path):
+    """Our own faults must not end training either."""
+    ranks = two_ranks(tmp_path / "c", patience=PATIENCE)
+    pieces = [Piece("weight", "master", 0, torch.zeros(4))]
+    ranks[1].begin(1)
+    ranks[0].saver.begin(1, pieces, {}, {"loss": object()})
+    assert [rank.end().committed for rank in ranks] == [False, False]
+    assert "the checkpoint failed: TypeError" in ranks[0].outcomes[0].message
+    assert json.dumps(ranks[0].outcomes[0].message)
