@@ -4,13 +4,14 @@ import asyncio
 import json
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from llmtrain_operator.cluster.resources import EVENTS, JOBS, PODS
+from llmtrain_operator.cluster.resources import BY_KIND, EVENTS, JOBS, PODS
 from llmtrain_operator.contract import names
 from tests.support.specs import job
 
@@ -66,9 +67,48 @@ async def running(client, namespace):
         "metadata": {"name": "job-0-1", "labels": labels},
         "spec": {"nodeName": "node-a", "containers": [{"name": names.CONTAINER, "image": "none"}]},
     }
-    await client.request("create", PODS, namespace, body=pod)
+    made = await client.request("create", PODS, namespace, body=pod)
+    await post_event(client, namespace, made, "FailedMount", "no such claim")
     await post_event(client, namespace, created, "RoundStarted", "round 1 with 1 members")
     return created
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A directory for $PATH with the programs that kubectl looks for, as pip makes them."""
+    programs = {
+        "kubectl-llmtrain": "from llmtrain_operator.cli import main; main()",
+        "kubectl_complete-llmtrain": "from llmtrain_operator.cli.completion import complete_for_kubectl as c; c()",
+        "llmtrain": "from llmtrain_operator.cli import main; main()",
+    }
+    for name, code in programs.items():
+        (tmp_path / name).write_text(f"#!{sys.executable}\n{code}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    return tmp_path
+
+
+@pytest.fixture
+def shell(plugin, kubeconfig, namespace):
+    """Run a program with kubectl's plugins on its path; the kubeconfig's context names the test's namespace."""
+    content = yaml.safe_load(kubeconfig.read_text())
+    content["contexts"][0]["context"]["namespace"] = namespace
+    (plugin / "kubeconfig").write_text(json.dumps(content))
+    environment = {
+        **os.environ,
+        "PATH": f"{plugin}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "operator"),
+        "KUBECONFIG": str(plugin / "kubeconfig"),
+    }
+    environment.pop("KUBERNETES_SERVICE_HOST", None)
+
+    async def done(*command):
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command), env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        output, errors = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, output.decode(), errors.decode()
+
+    return done
 
 
 async def patch_status(client, namespace, status):
@@ -79,7 +119,7 @@ async def post_event(client, namespace, about, reason, message):
     reference = {key: about["metadata"][key] for key in ("name", "namespace", "uid")}
     event = {
         "metadata": {"generateName": "job."},
-        "involvedObject": {"apiVersion": names.API_VERSION, "kind": names.KIND, **reference},
+        "involvedObject": {"apiVersion": about["apiVersion"], "kind": about["kind"], **reference},
         "reason": reason,
         "message": message,
         "type": "Normal",
@@ -162,7 +202,9 @@ async def test_resume_takes_the_leave_back(run, client, namespace, running):
 
 async def test_a_job_that_is_not_there_is_one_clear_line(run):
     """No traceback, and where to look, whatever was asked."""
-    for code, _, errors in await asyncio.gather(*(run(it, "nobody") for it in ("status", "logs", "suspend", "resume"))):
+    for code, _, errors in await asyncio.gather(
+        *(run(it, "nobody") for it in ("status", "logs", "events", "explain", "suspend", "resume"))
+    ):
         assert (code, errors.count("\n")) == (1, 1)
         assert "there is no job nobody in namespace" in errors
 
@@ -194,3 +236,110 @@ async def test_a_cluster_that_does_not_answer_is_named_as_such(run, tmp_path):
     other.write_text(json.dumps({"clusters": [cluster], "contexts": [context], "users": users, "current-context": "x"}))
     code, _, errors = await run("status", config=other)
     assert (code, "the cluster does not answer" in errors, "KUBECONFIG" in errors) == (1, True, True), errors
+
+
+async def test_scale_goes_through_the_scale_subresource(run, client, namespace):
+    """What lies outside the job's bounds is refused with the field to change."""
+    await client.request("create", JOBS, namespace, body=job("job", {"nodes": {"min": 1, "max": 3}}))
+    code, output, _ = await run("scale", "job", "2")
+    assert (code, output) == (0, "job is to have 2 members\n")
+    scaled = await client.request("get", JOBS, namespace, "job", subresource="scale")
+    assert scaled["spec"]["replicas"] == 2
+    code, _, errors = await run("scale", "job", "4")
+    assert (code, "change spec.nodes.max first" in errors) == (1, True)
+
+
+async def test_scale_waits_and_tells_what_happens(llmtrain, client, namespace):
+    """Until so many train; what happened before is not told again."""
+    created = await client.request("create", JOBS, namespace, body=job("job", {"nodes": {"min": 1, "max": 3}}))
+    await patch_status(client, namespace, RUNNING)
+    await post_event(client, namespace, created, "Old", "long ago")
+    process = await llmtrain("scale", "job", "1", "--wait")
+    await line_with(process, "is to have 1 members")
+    await post_event(client, namespace, created, "Resizing", "from 3 to 1")
+    assert "Old" not in await line_with(process, "Resizing: from 3 to 1")
+    member = {"index": 0, "incarnation": 1, "pod": "p", "uid": "u", "host": "h", "storePort": 1}
+    begun = {"number": 2, "procsPerMember": 1, "members": [member], "startedAt": "2026-01-01T00:00:00Z"}
+    await patch_status(client, namespace, {"targetNodes": 1, "round": begun})
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_events_are_those_of_the_job_and_its_members(run, running):
+    """Who it is about stands beside it."""
+    _, output, _ = await run("events", "job")
+    rows = [line.split()[1:3] for line in output.splitlines()[1:]]
+    assert sorted(rows) == [["FailedMount", "job-0-1"], ["RoundStarted", "the"]]
+
+
+async def test_watched_events_come_once(llmtrain, client, namespace, running):
+    """New ones as they happen, until the job ends."""
+    process = await llmtrain("events", "job", "--watch")
+    await line_with(process, "RoundStarted")
+    await post_event(client, namespace, running, "WorkerFailed", "member 0")
+    assert await line_with(process, "WorkerFailed") == "  WorkerFailed: member 0\n"
+    await patch_status(client, namespace, {"state": "Complete", "completionTime": "2026-01-01T01:00:00Z"})
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert output == b""
+
+
+async def test_explain_runs_the_planner_and_changes_nothing(run, client, namespace, running):
+    """On the real objects: the job's pod is not owned by it, so a new one would be made."""
+    before = await client.request("get", JOBS, namespace, "job")
+    code, output, errors = await run("explain", "job")
+    assert code == 0, errors
+    assert "create a pod for member 0, its incarnation 1" in output
+    assert "what members tell the operator is not known here" in output
+    assert await client.request("get", JOBS, namespace, "job") == before
+
+
+async def test_who_may_not_is_told_what_grants_it(run, client, namespace, running, kubeconfig, tmp_path):
+    """An account without rights: one line, with the server's words and the remedy."""
+    account = BY_KIND["ServiceAccount"]
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = await client.request("create", account, namespace, "default", subresource="token", body=asked)
+    content = yaml.safe_load(kubeconfig.read_text())
+    content["users"][0]["user"] = {"token": token["status"]["token"]}
+    (tmp_path / "poor").write_text(json.dumps(content))
+    for words in (("status",), ("scale", "job", "1"), ("events", "job")):
+        code, _, errors = await run(*words, config=tmp_path / "poor")
+        assert (code, errors.count("\n"), "the roles view, edit and admin" in errors) == (1, 1, True), errors
+
+
+async def test_kubectl_finds_the_plugin(shell, control_plane, running):
+    """`kubectl llmtrain` is the same command, with kubectl's own idea of cluster and namespace."""
+    code, output, errors = await shell(control_plane.kubectl, "llmtrain", "status", "job")
+    assert (code, "step 40/100" in output) == (0, True), errors
+    _, listed, _ = await shell(control_plane.kubectl, "plugin", "list", "--name-only")
+    assert "kubectl-llmtrain" in listed
+
+
+async def test_kubectl_completes_names_of_jobs(shell, control_plane, running):
+    """Through the program that kubectl asks for a plugin's completions; no file names are mixed in."""
+    _, output, errors = await shell(control_plane.kubectl, "__complete", "llmtrain", "logs", "j")
+    assert output.splitlines()[:2] == ["job", ":4"], errors
+
+
+async def test_bash_completes_commands_options_and_names_of_jobs(shell, running):
+    """With the script that `llmtrain completion bash` prints, in a real bash."""
+
+    async def completed(*words):
+        line = " ".join(f'"{word}"' for word in words)
+        script = (
+            'eval "$(llmtrain completion bash)"; '
+            f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _llmtrain_completion llmtrain; "
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        _, output, errors = await shell("bash", "-c", script)
+        assert not errors
+        return output.split()
+
+    assert await completed("llmtrain", "sus") == ["suspend"]
+    assert await completed("llmtrain", "scale", "job", "--wa") == ["--wait"]
+    assert await completed("llmtrain", "status", "") == ["job"]
+    assert await completed("llmtrain", "status", "--local", "") == []
+
+
+@pytest.mark.parametrize("kind", ["zsh", "fish"])
+async def test_other_shells_have_their_script(shell, kind):
+    """It asks the command for completions in that shell's form."""
+    assert f"_LLMTRAIN_COMPLETE={kind}_complete" in (await shell("llmtrain", "completion", kind))[1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import ShellComplete, get_completion_class
 
 from llmtrain_operator.cli.access import Access
 from llmtrain_operator.ports import Rejected, Unavailable
@@ -15,6 +16,8 @@ from llmtrain_operator.ports import Rejected, Unavailable
 _PATIENCE: Final = 3.0
 """Seconds that a person waits for a list of names after pressing a key."""
 _VARIABLE: Final = "_LLMTRAIN_COMPLETE"
+_NO_FILES: Final = 4
+"""Cobra's directive to offer no file names beside what was printed."""
 _PLACES: Final = {"bash": "~/.bashrc", "zsh": "~/.zshrc", "fish": "~/.config/fish/completions/llmtrain.fish"}
 
 
@@ -44,12 +47,23 @@ def job_names(context: click.Context, _: click.Parameter, incomplete: str) -> li
     given = {key: context.params.get(key) for key in ("kubeconfig", "context", "namespace")}
     access = Access(**given, local=bool(context.params.get("local")))
     try:
-        found = asyncio.run(asyncio.wait_for(_names(access), _PATIENCE))
+        namespace = access.resolved_namespace()  # imports the client, which may take longer than the server
+        found = asyncio.run(asyncio.wait_for(_names(access, namespace), _PATIENCE))
     except (Unavailable, Rejected, TimeoutError, click.ClickException):
         return []
     return [name for name in found if name.startswith(incomplete)]
 
 
-async def _names(access: Access) -> list[str]:
+async def _names(access: Access, namespace: str) -> list[str]:
     async with access.open() as source:
-        return [job["metadata"]["name"] for job in await source.jobs(access.resolved_namespace())]
+        return [job["metadata"]["name"] for job in await source.jobs(namespace)]
+
+
+def complete_for_kubectl() -> None:
+    """The program `kubectl_complete-llmtrain`, which kubectl asks while one types `kubectl llmtrain ...`."""
+    from llmtrain_operator.cli import main
+
+    *before, incomplete = sys.argv[1:] or [""]
+    for item in ShellComplete(main, {}, "llmtrain", _VARIABLE).get_completions(before, incomplete):
+        click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
+    click.echo(f":{_NO_FILES}")
