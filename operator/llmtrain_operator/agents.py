@@ -31,6 +31,7 @@ class AgentBook:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._running: dict[str, tuple[str, float]] = {}  # job and since when, of pods seen running
         self._links = 0
         self._hearing_since: float | None = None
 
@@ -73,9 +74,12 @@ class AgentBook:
         ]
         for uid in gone:
             del self._known[uid]
+        for uid in [uid for uid, (key, _) in self._running.items() if key == job and uid not in keep]:
+            del self._running[uid]
 
     def views(self, pods: Iterable[PodView]) -> dict[str, AgentView]:
-        """The agents of these pods. A pod whose agent was never heard of is left out while that is no wonder."""
+        """The agents of these pods. A pod whose agent was never heard of is left out while that is no wonder: before it
+        runs, and soon after this side has begun to listen."""
         found = {}
         for pod in pods:
             view = self._view(pod)
@@ -85,6 +89,7 @@ class AgentBook:
 
     def _view(self, pod: PodView) -> AgentView | None:
         known = self._known.get(pod.uid)
+        runs_for = self._runs_for(pod)
         heard_for = 0.0 if self._hearing_since is None else max(0.0, self._clock() - self._hearing_since)
         if known and known.update.namespace != pod.namespace:
             return None
@@ -99,9 +104,17 @@ class AgentBook:
             return None
         silent = heard_for - ARRIVAL_GRACE
         if known is None:
-            return AgentView(pod.uid, False, silent, "never connected to this coordinator")
+            silent = min(silent, runs_for)
+            return AgentView(pod.uid, False, silent, "never connected to this coordinator") if silent else None
         silent = min(silent, self._clock() - known.since)
         return AgentView(pod.uid, False, silent, "has not come back to the coordinator", known.update.report)
+
+    def _runs_for(self, pod: PodView) -> float:
+        """Seconds since the pod was first seen running."""
+        if pod.phase != "Running":
+            return 0.0
+        _, since = self._running.setdefault(pod.uid, (f"{pod.namespace}/{pod.job}", self._clock()))
+        return self._clock() - since
 
 
 def _substance(update: AgentUpdate) -> object:

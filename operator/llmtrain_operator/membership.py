@@ -23,6 +23,10 @@ MOST_NAMED = 5
 SILENCE_LIMIT = 2.5
 """Seconds without a connection after which a member is lost, counted only while the coordinator itself is there. By
 then it has missed the coordinator's heartbeat deadline, or had time to dial again several times."""
+GIVEN_UP = 10.0
+"""The same after which its pod is replaced. Longer, because one that comes back sooner has nothing to start anew."""
+NEVER_CAME = 120.0
+"""The same for an agent that was never heard of although its pod runs; it may be slow to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +108,15 @@ def _succeeded(member: Member, number: int, pod: PodView | None, agent: AgentVie
 
 
 def unheard(agents: Mapping[str, AgentView]) -> frozenset[str]:
-    """UIDs of pods whose agents were once there and have been silent too long: on dead nodes, most likely.
+    """UIDs of pods whose agents have been silent for so long that others take their place: on dead nodes, most likely,
+    or stuck."""
+    return frozenset(uid for uid, a in agents.items() if a.silent_for > (GIVEN_UP if a.report else NEVER_CAME))
 
-    A pod whose agent never came is not among them; it may still be pulling its image.
-    """
-    return frozenset(uid for uid, a in agents.items() if a.report is not None and a.silent_for > SILENCE_LIMIT)
+
+def next_judgement(agents: Mapping[str, AgentView]) -> float | None:
+    """Seconds until the silence of one of them has the next consequence, None if all are there."""
+    limits = [(a.silent_for, limit) for a in agents.values() for limit in (SILENCE_LIMIT, GIVEN_UP, NEVER_CAME)]
+    return min((limit - silent for silent, limit in limits if 0 < silent <= limit), default=None)
 
 
 def candidates(pods: Sequence[PodView], agents: Mapping[str, AgentView], number: int) -> tuple[Member, ...]:

@@ -72,6 +72,26 @@ def test_silence_begins_when_the_first_agent_could_reach_the_coordinator(clock) 
     assert silence(book, "a") == 5
 
 
+def test_an_agent_that_never_came_is_silent_since_its_pod_runs(book, clock) -> None:
+    """However long others have been there; and it is forgotten with its pod."""
+    clock.now += 3600
+    assert silence(book, "new") is None
+    clock.now += 100
+    assert silence(book, "new") == 100
+    book.forget_all_but(("a", "b"), "d", "d/j")
+    assert silence(book, "new") is None
+
+
+def test_how_long_an_agent_has_been_there(book, clock) -> None:
+    """Since it came, or came back, or this side could see it again."""
+    clock.now += 60
+    book.update(says("a"))
+    assert book.views([pod("a")])["a"].connected_for == 60
+    book.update(says("a", connected=False))
+    book.update(says("a"))
+    assert book.views([pod("a")])["a"].connected_for == 0
+
+
 def test_silence_during_which_nothing_could_be_done_is_excused(book, clock) -> None:
     """An agent that was refused while the API server was away gets its time to come back."""
     book.update(says("a", connected=False))

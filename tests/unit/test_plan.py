@@ -280,7 +280,19 @@ def test_a_member_on_a_dead_node_is_replaced_before_kubernetes_gives_it_up(runni
 
 
 def test_a_pod_whose_agent_never_came_is_waited_for() -> None:
-    """It may be pulling its image; only an agent that was there can fall silent."""
-    never = AgentView("u1", False, 500.0, "never connected to this coordinator")
+    """It may be slow to start, but not for ever: it may be stuck, on a node that is fine."""
+    never = AgentView("u1", False, 100.0, "never connected to this coordinator")
     decided = step(JobStatus(incarnations={"0": 1, "1": 1}), observed(agent(0), never))
-    assert not decided.actions
+    assert (decided.actions, decided.look_again) == ((), pytest.approx(20.1))
+    stuck = dataclasses.replace(never, silent_for=121.0)
+    decided = step(JobStatus(incarnations={"0": 1, "1": 1}), observed(agent(0), stuck))
+    assert [type(action) for action in decided.actions] == [DeletePod, CreatePod]
+
+
+def test_a_silent_agent_that_is_in_no_round_is_replaced() -> None:
+    """Its node may be fine: nobody else would do it. Not before it had time to come back, though."""
+    for seconds, replaced in ((9.0, []), (11.0, [DeletePod, CreatePod])):
+        hung = dataclasses.replace(agent(1), connected=False, silent_for=seconds, detail="no heartbeat")
+        decided = step(JobStatus(incarnations={"0": 1, "1": 1}), observed(agent(0), hung))
+        assert [type(action) for action in decided.actions] == replaced
+        assert "member 1: its agent is silent" in find(decided.status.conditions, "Running").message or replaced

@@ -95,14 +95,25 @@ class Job:
     ],
 )
 def test_those_who_are_left_go_on_at_once(pods, agents) -> None:
-    """The pass that sees the loss forms the next round; a replacement is created beside it, and costs no budget."""
+    """The pass that sees the loss forms the next round, which costs no budget."""
     job = Job()
     job.look(*agents, pods=pods)
     assert (job.members, job.status.round.number) == ([0, 2], 2)
     assert job.told["u0"] == job.told["u2"] == "run"
-    assert job.creates == [CreatePod(1, 2)]
     assert job.events == ["MemberLost", "RoundStarted"]
     assert (job.status.state, job.status.restarts, job.status.failures_counted) == ("Recovering", 1, 0)
+
+
+def test_a_silent_pod_is_replaced_later_than_it_is_left_behind() -> None:
+    """A pod that is gone is replaced at once; one that may come back would only have to join."""
+    job = Job()
+    job.look(training(0), training(2), pods=[pod(0), pod(2)])
+    assert job.creates == [CreatePod(1, 2)]
+    job = Job()
+    job.look(training(0), silent(training(1)), training(2))
+    assert (job.members, job.creates, job.decided.look_again) == ([0, 2], [], pytest.approx(7.1))
+    job.look(training(0, 2), silent(training(1), 10.1), training(2, 2), after=7.1)
+    assert job.creates == [CreatePod(1, 2)]
 
 
 def test_without_checkpoints_the_replacement_is_waited_for() -> None:

@@ -52,6 +52,9 @@ def _missing(run: Draft, index: int, pod: PodView | None) -> str:
     last = run.status.last_failure
     if pod is None and last and held_back(run):
         return f"paused after its last pod ended: {last.reason}: {last.message or 'no message'}"
+    agent = _agent(run, pod)
+    if agent and agent.silent_for > membership.SILENCE_LIMIT:
+        return f"its agent is silent ({agent.detail})"
     return run.observed.refused.get(index) or podset.waiting_on(pod)
 
 

@@ -16,9 +16,9 @@ from llmtrain_operator.plan.muster import Muster, muster
 
 def watch_silence(run: Draft) -> None:
     """Nothing happens when a silent member's time is up, so the pass that judges it has to be asked for."""
-    for agent in run.observed.agents.values():
-        if 0 < agent.silent_for <= membership.SILENCE_LIMIT:
-            run.wake_in(membership.SILENCE_LIMIT - agent.silent_for + 0.1)
+    left = membership.next_judgement(run.observed.agents)
+    if left is not None:
+        run.wake_in(left + 0.1)
 
 
 def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> None:
