@@ -53,6 +53,11 @@ class S3Server:
         path.mkdir(exist_ok=True)
         return path
 
+    def remove_bucket(self, name: str) -> None:
+        """Remove a bucket with all that is in it, from below; `bucket` makes it again, empty."""
+        for path in (self.root / name, self.metadata / name):
+            shutil.rmtree(path, ignore_errors=True)
+
     def start(self, *options: str) -> None:
         """Start it with these global options of versitygw, and return when it answers."""
         program = str(binaries.ensure().path("versitygw"))

@@ -158,3 +158,29 @@ def test_who_may_have_the_storage_next(newest, job, round_number, number, supers
         assert why in refusal
     else:
         assert claim == claims.Claim(number, job, round_number, "mine", superseded)
+
+
+@pytest.mark.parametrize(
+    ("newest", "what"),
+    [
+        (A3, "holds"),
+        (None, "gone"),
+        (claims.Claim(2, "a", 2, "t"), "gone"),
+        (claims.Claim(6, "a", 4, "t"), "followed"),
+        (claims.Claim(5, "a", 3, "other"), "followed"),
+        (claims.Claim(1, "a", 4, "t"), "followed"),
+        (claims.Claim(1, "b", 1, "t"), "followed"),
+    ],
+    ids=[
+        "own",
+        "all-lost",
+        "newest-lost",
+        "next-round",
+        "same-number",
+        "next-round-in-a-new-place",
+        "job-in-a-new-place",
+    ],
+)
+def test_what_has_become_of_a_claim(newest, what):
+    """Of the third round of job a, which had number 5."""
+    assert claims.standing(A3, newest) == what

@@ -86,11 +86,11 @@ class Catalog:
         if mine is None:
             raise ValueError("the storage has to be claimed first")
         newest = self.owner()
-        if newest is None or newest.number < mine.number:
+        standing = claims.standing(mine, newest)
+        if standing == "gone":
             self.storage.create(mine.name, claims.encode(mine))
-            newest = self.owner()
-        if newest != mine:
-            who = f"claim {newest.number} (job {newest.job_uid}, round {newest.round})" if newest else "another claim"
+        elif standing == "followed" and newest:
+            who = f"claim {newest.number} (job {newest.job_uid}, round {newest.round})"
             raise Fenced(f"{self.storage.uri}: {who} has followed claim {mine.number} of this process")
         return mine.number
 

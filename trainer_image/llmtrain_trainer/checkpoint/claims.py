@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from llmtrain_trainer.checkpoint.manifest import FORMAT, Damaged, seal, unseal
 
@@ -80,3 +80,17 @@ def follow(newest: Claim | None, job_uid: str, round_number: int, token: str) ->
         )
     others = newest.superseded if newest.job_uid in (job_uid, "") else (*newest.superseded, newest.job_uid)
     return Claim(newest.number + 1, job_uid, round_number, token, others[-_REMEMBERED:]), ""
+
+
+def standing(mine: Claim, newest: Claim | None) -> Literal["holds", "gone", "followed"]:
+    """What has become of a claim, now that `newest` is the newest.
+
+    "gone": the storage was lost and made again, and nobody has a better right to it. Numbers begin anew then, so that
+    a lower one is not an earlier one.
+    """
+    if newest == mine:
+        return "holds"
+    if newest is None:
+        return "gone"
+    earlier = newest.number < mine.number and newest.job_uid == mine.job_uid and newest.round <= mine.round
+    return "gone" if earlier else "followed"

@@ -1,0 +1,47 @@
+"""What an S3 client's text means."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtrain_operator.contract import names
+from llmtrain_trainer.checkpoint.storage.s3_errors import REMEDIES, explain
+
+_ANSWER = "Error performing PUT http://s3:9000/b/k in 1ms - Server returned non-2xx status code: {}: <Error>{}</Error>"
+
+
+def answer(status: str, code: str = "") -> str:
+    return _ANSWER.format(status, f"<Code>{code}</Code><AWSAccessKeyId>AKIA</AWSAccessKeyId>" if code else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "words"),
+    [
+        (answer("403 Forbidden", "SignatureDoesNotMatch"), names.REASON_STORAGE_DENIED, "403 SignatureDoesNotMatch"),
+        (answer("404 Not Found", "XAdminUserNotFound"), names.REASON_STORAGE_DENIED, "XAdminUserNotFound"),
+        (answer("403 Forbidden"), names.REASON_STORAGE_DENIED, "answered 403"),
+        (answer("400 Bad Request", "ExpiredToken"), names.REASON_STORAGE_DENIED, "ExpiredToken"),
+        (answer("404 Not Found", "NoSuchBucket"), names.REASON_STORAGE_MISSING, "NoSuchBucket"),
+        (answer("404 Not Found"), names.REASON_STORAGE_UNREACHABLE, "answered 404"),
+        (answer("507 Insufficient Storage"), names.REASON_STORAGE_FULL, "507"),
+        (answer("403 Forbidden", "QuotaExceeded"), names.REASON_STORAGE_FULL, "QuotaExceeded"),
+        (answer("503 Slow Down", "SlowDown"), names.REASON_STORAGE_UNREACHABLE, "503 SlowDown"),
+        (
+            "HTTP error: ConnectError(ConnectionRefused, 'Connection refused')",
+            names.REASON_STORAGE_UNREACHABLE,
+            "refuses",
+        ),
+        ("HTTP error: dns error: failed to lookup", names.REASON_STORAGE_UNREACHABLE, "cannot be resolved"),
+        ("reqwest::Error { kind: Request, source: TimedOut }", names.REASON_STORAGE_UNREACHABLE, "in time"),
+        ("invalid peer certificate: UnknownIssuer", names.REASON_STORAGE_UNREACHABLE, "not trusted"),
+        ("HTTP error: connection closed before message completed", names.REASON_STORAGE_UNREACHABLE, "broke"),
+        ("PUT http://169.254.169.254/latest/api/token: HTTP error", names.REASON_STORAGE_DENIED, "no credentials"),
+        ("Error performing POST REDACTED in 2ms - HTTP error", names.REASON_STORAGE_DENIED, "no credentials"),
+    ],
+)
+def test_an_error_is_told_in_few_words_and_has_a_remedy(text, reason, words):
+    """Of the server's answer only its code is repeated."""
+    found, what = explain(text)
+    assert (found, words in what) == (reason, True), what
+    assert REMEDIES[found]
+    assert "AKIA" not in what
