@@ -12,6 +12,7 @@ from typing import Final, Literal, get_args
 Cause = Literal[
     "productive",
     "starting",
+    "detect",
     "restart",
     "recompute",
     "resize",
@@ -30,6 +31,12 @@ def book(ledger: Mapping[str, float], cause: Cause, seconds: float) -> dict[str,
     if seconds <= 0:
         return dict(ledger)
     return {**ledger, cause: ledger.get(cause, 0.0) + seconds}
+
+
+def moved(ledger: Mapping[str, float], old: Cause, new: Cause, seconds: float) -> dict[str, float]:
+    """`ledger` with `seconds` that were booked to `old`, as far as there are so many, booked to `new` instead."""
+    taken = min(seconds, ledger.get(old, 0.0))
+    return book({**ledger, old: ledger.get(old, 0.0) - taken}, new, taken) if taken > 0 else dict(ledger)
 
 
 def goodput(ledger: Mapping[str, float]) -> float | None:

@@ -122,8 +122,7 @@ def cause_of(status: JobStatus, until: float) -> goodput.Cause:
         return "resize" if status.state == "Resizing" else "save"
     if phase in ("exporting", "done"):
         return "export"
-    step = status.progress.step if status.progress else 0
-    return "recompute" if step < status.best_step else "productive"
+    return _training_cause(status)
 
 
 def booked(status: JobStatus, cause: goodput.Cause, now: float) -> dict[str, Any]:
@@ -133,10 +132,26 @@ def booked(status: JobStatus, cause: goodput.Cause, now: float) -> dict[str, Any
     passed = now - seconds(status.ledger_time)
     if passed <= 0:
         return {}
-    ledger = goodput.book(status.ledger, cause, passed)
+    return {**_shown(goodput.book(status.ledger, cause, passed)), "ledger_time": timestamp(now)}
+
+
+def unnoticed(status: JobStatus, now: float) -> dict[str, Any]:
+    """The ledger's status fields when a round turns out to be lost: since its last step, and the one in progress, no
+    more was done, though it seemed to train."""
+    told = status.progress
+    if told is None or told.updated_at is None or told.phase in BEFORE_TRAINING:
+        return {}
+    idle = now - seconds(told.updated_at) - (told.step_seconds or 0.0)
+    return _shown(goodput.moved(status.ledger, _training_cause(status), "detect", idle))
+
+
+def _training_cause(status: JobStatus) -> goodput.Cause:
+    return "recompute" if status.progress and status.progress.step < status.best_step else "productive"
+
+
+def _shown(ledger: Mapping[str, float]) -> dict[str, Any]:
     share = goodput.goodput(ledger)
     return {
         "ledger": {name: round(value, 3) for name, value in ledger.items()},
-        "ledger_time": timestamp(now),
         "goodput": None if share is None else f"{share:.1%}",
     }

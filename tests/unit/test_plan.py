@@ -160,7 +160,7 @@ def test_the_ledger_adds_up_to_wall_time(running) -> None:
         status = step(status, members, now=NOW + second).status
     assert sum(status.ledger.values()) == pytest.approx(19)
     booked = {cause: pytest.approx(seconds) for cause, seconds in status.ledger.items() if seconds}
-    assert booked == {"starting": 1, "productive": 12, "waiting": 1, "restart": 3, "recompute": 2}
+    assert booked == {"starting": 1, "productive": 1.5, "detect": 10.5, "waiting": 1, "restart": 3, "recompute": 2}
 
 
 def test_pods_that_end_before_they_join_are_not_replaced_in_a_hot_loop() -> None:

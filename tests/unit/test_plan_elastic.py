@@ -116,6 +116,17 @@ def test_a_silent_pod_is_replaced_later_than_it_is_left_behind() -> None:
     assert job.creates == [CreatePod(1, 2)]
 
 
+def test_the_time_until_a_loss_was_noticed_is_not_called_productive() -> None:
+    """Since the last step that was told of, and one more that was in progress, nobody did anything."""
+    job = Job()
+    job.look(*map(training, range(3)), after=10)
+    before = job.status.ledger["productive"]
+    job.look(training(0), silent(training(1)), training(2), after=5)
+    assert job.status.ledger["detect"] == pytest.approx(14), "15 s ago it said so, and a step takes one"
+    assert job.status.ledger["productive"] == pytest.approx(before + 5 - 14)
+    assert sum(job.status.ledger.values()) == pytest.approx(job.now - NOW)
+
+
 def test_without_checkpoints_the_replacement_is_waited_for() -> None:
     """A member that came later could not be added without beginning at step 0 again."""
     job = Job(checkpoint=None)

@@ -28,6 +28,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     knows_steps = run.spec.entrypoint is None or run.step > 0
     verdict = failure.judge(found.cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps)
     _record(run, found, verdict)
+    run.set(**progress.unnoticed(run.status, run.now))
     _end(run, "Recovering", run.checkpoint_step)
     if verdict.fatal:
         finish(run, "Failed", verdict.reason, verdict.message)
