@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol, TypeVar
 
-from llmtrain_operator import manifests, scheduling
+from llmtrain_operator import manifests, policy, scheduling
 from llmtrain_operator.agents import AgentBook
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem, parse
@@ -146,8 +146,10 @@ class Controller:
         version = (job.uid, job.generation)
         known = self._parsed.get(job.key)
         if known is None or known[0] != version:
-            known = (version, *parse(job.name, raw.get("spec") or {}))
-            self._parsed[job.key] = known
+            granted = self._settings.policy
+            spec, found = parse(job.name, policy.with_defaults(granted.grant(job.namespace), raw.get("spec") or {}))
+            excess = policy.problems(granted, job.namespace, spec) if spec else ()
+            known = self._parsed[job.key] = (version, spec, (*found, *excess))
         return known[1], known[2]
 
     def _observe(self, job: JobView, spec: JobSpec | None) -> Observed:

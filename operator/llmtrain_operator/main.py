@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from llmtrain_operator import handlers, http
+from llmtrain_operator import handlers, http, policy
 from llmtrain_operator.cluster.client import connect
 from llmtrain_operator.cluster.cluster import Cluster
 from llmtrain_operator.cluster.lease import Lease
@@ -28,6 +28,7 @@ from llmtrain_operator.leader import Leader
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.network import Rule
+from llmtrain_operator.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,13 @@ def _rules(_context: click.Context, _option: click.Parameter, value: str | None)
     return None if rules is None else tuple(rules)
 
 
+def _policy(_context: click.Context, _option: click.Parameter, value: str) -> Policy:
+    try:
+        return policy.read(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command()
 @click.option("--namespaces", default="", help="Comma-separated namespaces to watch; all if empty.")
 @click.option("--lease", required=True, help="NAMESPACE/NAME of the Lease that decides which replica leads.")
@@ -119,6 +127,7 @@ def _rules(_context: click.Context, _option: click.Parameter, value: str | None)
 @click.option("--image-pull-policy", default="IfNotPresent")
 @click.option("--image-pull-secret", multiple=True, help="Name of a secret in the job's namespace; repeatable.")
 @click.option("--member-egress", callback=_rules, help="JSON list of egress rules; without it no NetworkPolicies.")
+@click.option("--policy", "granted", callback=_policy, default="{}", help="JSON of what namespaces are granted.")
 @click.option("--http-port", type=int, default=8080, help="/healthz, /readyz and /metrics.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Default: the pod's own account.")
 @click.option("--log-level", default="INFO")
@@ -133,6 +142,7 @@ def main(
     image_pull_policy: str,
     image_pull_secret: tuple[str, ...],
     member_egress: tuple[Rule, ...] | None,
+    granted: Policy,
     http_port: int,
     kubeconfig: Path | None,
     log_level: str,
@@ -148,6 +158,7 @@ def main(
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secret,
         member_egress=member_egress,
+        policy=granted,
     )
     if kubeconfig:
         os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it

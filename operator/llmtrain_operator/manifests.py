@@ -15,6 +15,7 @@ from llmtrain_operator import network, places, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
+from llmtrain_operator.policy import Policy
 from llmtrain_operator.state import JobView
 
 UID: Final = 65532
@@ -39,6 +40,8 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     member_egress: tuple[network.Rule, ...] | None = None
     """Where every member may connect to, beside what its job needs; None: jobs get no NetworkPolicy."""
+    policy: Policy = Policy()
+    """What each namespace is granted."""
 
 
 def pod_name(job: JobView, index: int, incarnation: int) -> str:

@@ -49,10 +49,11 @@ class Operator:
             tasks.create_task(self._queue.run())
 
     def publish(self, publish):
+        del publish
         self._news.set()  # a pass has written its status
 
-    def _wake(self, key):
-        self._queue.add(key)
+    def _wake(self, key, delay=0.0):
+        self._queue.add(key, delay)
         self._news.set()
 
     async def apply(self, nodes, **spec):

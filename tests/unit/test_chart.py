@@ -11,7 +11,7 @@ import yaml
 from click import Option
 from cryptography import x509
 
-from llmtrain_operator import main
+from llmtrain_operator import main, policy
 from llmtrain_operator.api.validation import parse
 from llmtrain_operator.coordinator import main as coordinator
 from tests.support.chart import (
@@ -29,6 +29,11 @@ from tests.support.chart import (
 
 ROOT = Path(__file__).parents[2]
 NAMESPACED = {"watch": {"namespaces": ["team-a", "team-b"], "nodes": False}}
+POLICY = {
+    "contact": 'ask "us"',
+    "default": {"maxNodes": 8, "defaults": {"ttlSecondsAfterFinished": 60}},
+    "namespaces": {"team-a": {"maxNodes": 16, "storage": ["s3://team-a"], "s3Endpoints": ["https://minio:9000"]}},
+}
 EVERYTHING = {
     "image": {"repository": "example/operator", "tag": "1", "pullPolicy": "Never"},
     "trainerImage": {"repository": "example/trainer", "tag": "2", "pullSecrets": ["members"]},
@@ -49,6 +54,7 @@ EVERYTHING = {
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
         "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [443]},
     },
+    "policy": POLICY,
 }
 OPEN = {"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}}
 CASES = pytest.mark.parametrize(
@@ -271,3 +277,11 @@ def test_notes_name_the_next_command():
     assert "kubectl apply -n team-a -f -" in notes(NAMESPACED, is_install=True)
     assert "kubectl get ltj -A" in notes({}, is_upgrade=True)
     assert "llmtrain crd | kubectl apply" in notes({"crds": {"install": False}}, is_install=True)
+
+
+def test_the_policy_reaches_the_operator_as_it_was_written():
+    """Whatever its words hold; a field that does not exist is refused before it is installed."""
+    [given] = [flag for flag in containers(render(EVERYTHING))["operator"]["command"] if flag.startswith("--policy=")]
+    assert policy.read(given.removeprefix("--policy=")) == policy.Policy.model_validate(POLICY)
+    with pytest.raises(helm.HelmError, match="maxNode"):
+        render({"policy": {"default": {"maxNode": 1}}})

@@ -12,6 +12,7 @@ from llmtrain_operator.contract.wire import AgentUpdate, Publish, Report
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
+from llmtrain_operator.policy import Policy
 from llmtrain_operator.ports import Rejected, Unavailable
 from llmtrain_operator.scheduling import Api
 from llmtrain_operator.state import PodView
@@ -47,7 +48,7 @@ class OneJob:
         raise AssertionError(f"nobody needs node {name}")
 
     def serves(self, api: Api) -> bool:
-        return False
+        raise AssertionError(f"no job here asks for {api}")
 
     async def apply(self, obj: Mapping[str, Any]) -> None:
         self.applied.append(obj["kind"])
@@ -144,3 +145,17 @@ async def test_without_an_api_server_silence_is_not_held_against_agents() -> Non
     with pytest.raises(Unavailable):
         await controller.reconcile(KEY)
     assert controller.agents.views(cluster.there)["u0"].silent_for < 1
+
+
+async def test_a_job_over_what_its_namespace_is_granted_is_invalid() -> None:
+    """And nothing of it is created; what it leaves open is filled in."""
+    cluster = OneJob(nodes={"min": 3, "max": 3, "desired": 3})
+    granted = Policy.model_validate({"contact": "us", "namespaces": {"d": {"maxNodes": 2}}})
+    settings = Settings("t", "o", "wss://c", "pem", policy=granted)
+    await Controller(cluster, cluster, settings, Metrics(), [].append).reconcile(KEY)
+    valid = next(c for c in cluster.statuses[-1]["conditions"] if c["type"] == "Valid")
+    assert (valid["status"], cluster.created) == ("False", [])
+    assert (
+        "limit maxNodes of namespace d: at most 2 nodes per job (is 3). Take fewer, or ask us for more"
+        in valid["message"]
+    )
