@@ -15,13 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
+from llmtrain_operator.contract.secrets import is_secret
+
 SHORTEST: Final = 6
-_SAY_SO: Final = frozenset(
-    {"SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "APIKEY"}
-)
-_LAST: Final = frozenset({"KEY", "PWD"})
-_HARMLESS_LAST: Final = frozenset({"FILE", "PATH", "DIR", "ID", "NAME"})
-_NOT_SECRET: Final = frozenset({"PWD", "OLDPWD"})
 
 
 class Redactor:
@@ -54,17 +50,10 @@ def redactor() -> Redactor:
 
 def _secrets(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, value in environ.items():
-        if _is_secret(name):
+        if is_secret(name):
             yield name, value
         elif "://" in value and (password := _password(value)):
             yield name, password
-
-
-def _is_secret(name: str) -> bool:
-    words = name.upper().split("_")
-    if name in _NOT_SECRET or words[-1] in _HARMLESS_LAST:
-        return False
-    return words[-1] in _LAST or not _SAY_SO.isdisjoint(words)
 
 
 def _password(value: str) -> str:
