@@ -93,6 +93,18 @@ def _left(number: int, agent: AgentView | None) -> bool:
     return report.failure is None or report.failure.round != number
 
 
+def drained(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:
+    """UIDs of the members whose pods are being deleted while their workers still run: within the pod's grace period
+    they can save and leave like any others."""
+    return frozenset(m.uid for m in current.members if _drained(current.number, pods.get(m.uid), agents.get(m.uid)))
+
+
+def _drained(number: int, pod: PodView | None, agent: AgentView | None) -> bool:
+    if pod is None or not pod.deleting or agent is None or agent.report is None or not agent.connected:
+        return False
+    return agent.report.state == "running" and agent.report.round == number
+
+
 def succeeded(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:
     """UIDs of the members that finished this very round without an error, as far as can be seen now."""
     return frozenset(

@@ -86,7 +86,7 @@ class Job:
     [
         pytest.param([pod(0), pod(2)], (training(0), training(2)), id="pod-gone"),
         pytest.param(
-            [pod(0), pod(1, deleting=True), pod(2)], (training(0), training(1), training(2)), id="pod-being-deleted"
+            [pod(0), pod(1, deleting=True), pod(2)], (training(0), agent(1, "stopped", 1), training(2)), id="pod-ends"
         ),
         pytest.param(
             [pod(0), pod(1, phase="Failed", reason="Evicted"), pod(2)], (training(0), training(2)), id="pod-failed"
@@ -281,6 +281,26 @@ def test_a_job_that_is_about_to_end_is_left_alone() -> None:
     job.fields["nodes"] = NODES | {"desired": 2}
     job.look(*(training(i, at=990) for i in range(3)))
     assert (job.status.round.ending, condition(job.status, "Resizing")) == (None, ("True", "NearEnd"))
+
+
+def test_a_pod_that_is_being_deleted_has_time_to_save() -> None:
+    """A node that is drained costs no step: the round saves and ends, and the others go on."""
+    job = Job()
+    pods = [pod(0), pod(1, deleting=True), pod(2)]
+    job.look(*map(training, range(3)), pods=pods)
+    assert (job.told, job.members) == ({"u0": "save", "u1": "stop", "u2": "save"}, [0, 1, 2])
+    assert "j-1-1 is being deleted" in job.message("Resizing")
+    job.look(gone(0), agent(1, "stopped", 1), gone(2), pods=pods)
+    assert (job.members, job.status.restarts, job.status.state) == ([0, 2], 0, "Resizing")
+    assert job.status.progress.step == 40
+
+
+def test_a_deleted_pod_that_ends_before_it_has_saved_is_lost() -> None:
+    """Its grace period is over, or was too short: the newest checkpoint has to do."""
+    job = Job()
+    job.look(*map(training, range(3)), pods=[pod(0), pod(1, deleting=True), pod(2)])
+    job.look(training(0), training(2), pods=[pod(0), pod(2)])
+    assert (job.members, job.status.restarts, job.status.progress.step) == ([0, 2], 1, 30)
 
 
 def test_a_round_that_only_begins_is_not_ended_yet() -> None:

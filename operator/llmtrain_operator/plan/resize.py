@@ -46,10 +46,18 @@ def decide(run: Draft) -> None:
         run.condition("Resizing", not sizing.fits, sizing.reason, sizing.message)
         if run.spec.suspend and run.resumable:
             _begin(run, "Suspend", "spec.suspend is true")
+        elif leaving := drained(run, current):
+            names = ", ".join(sorted(member.pod for member in current.members if member.uid in leaving))
+            _begin(run, "Resize", f"{names} is being deleted")
         elif sizing.end:
             _begin(run, "Resize", sizing.message)
     if run.ending is not None:
         _follow(run, current, _for_what(run, run.ending))
+
+
+def drained(run: Draft, current: Round) -> frozenset[str]:
+    """UIDs of members whose pods are being deleted, as long as they may still save what they have done."""
+    return membership.drained(current, run.pods, run.observed.agents) if run.resumable and run.trains else frozenset()
 
 
 def over(run: Draft, current: Round, gone: frozenset[str], lost: tuple[membership.Loss, ...]) -> bool:
