@@ -105,6 +105,10 @@ def test_ranges_beyond_the_end_are_short_and_of_nothing_are_empty(storage):
     assert room == b"8956"
     assert storage.read_into("a", 10, memoryview(room)) == 0
     assert storage.read_into("gone", 0, memoryview(room)) == 0
+    put(storage, "large", bytes(range(256)) * 4 * 5120)
+    room = bytearray(14 * MIB)
+    assert storage.read_into("large", MIB, memoryview(room)) == 4 * MIB
+    assert room[: 4 * MIB] == bytes(range(256)) * 4 * 4096
 
 
 def test_of_many_creators_one_wins_and_its_content_stays(storage):

@@ -27,7 +27,7 @@ def answer(status: str, code: str = "") -> str:
         (answer("403 Forbidden", "QuotaExceeded"), names.REASON_STORAGE_FULL, "QuotaExceeded"),
         (answer("503 Slow Down", "SlowDown"), names.REASON_STORAGE_UNREACHABLE, "503 SlowDown"),
         (
-            "HTTP error: ConnectError(ConnectionRefused, 'Connection refused')",
+            "ConnectError(tcp, 'Connection refused')",
             names.REASON_STORAGE_UNREACHABLE,
             "refuses",
         ),
