@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmtrain_operator.contract import names
+from llmtrain_trainer.checkpoint import exporting
 from llmtrain_trainer.checkpoint.accord import join_accord
 from llmtrain_trainer.checkpoint.cadence import Cadence, History, Votes, decide, due
 from llmtrain_trainer.checkpoint.catalog import Catalog
@@ -48,6 +49,8 @@ class Keeper:
         self._cadence = Cadence(self._durable.every, self._durable.every_steps) if self._durable else Cadence(0.0)
         self._history = History(0, False, time.monotonic())
         self._state: EngineState | None = None
+        self._tokenizer = config.data.tokenizer
+        self._model: dict[str, Any] = {}
         self._fenced = ""
         self._began = 0.0
         self._put_off = 0
@@ -66,6 +69,7 @@ class Keeper:
         """Bring the engine to the source's checkpoint; where training stood then. None without a checkpoint."""
         if self._saver is not None or source is not None:
             self._state = EngineState(engine)
+            self._model = exporting.describe(engine.module, self._tokenizer)
         standing, own = None, False
         if self._state is not None and source is not None and source.manifest is not None:
             standing, own = self._restore(self._state, source)
@@ -157,7 +161,7 @@ class Keeper:
         state = self._live_state()
         self._prepared = True
         self._began = time.monotonic()
-        stored = {"engine": state.scalars(), "training": standing.to_json()}
+        stored = {"engine": state.scalars(), "training": standing.to_json(), "model": self._model}
         self._teller.tell(stall_seconds=saver.begin(standing.step, state.pieces(), state.rng(), stored))
 
     def _note_outcome(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m llmtrain_trainer.checkpoint`: look at a storage, prove what is in it, remove from it.
+"""`python -m llmtrain_trainer.checkpoint`: look at a storage, prove what is in it, remove from it, export a model.
 
 Runs wherever the storage can be reached, without torch for `ls`, `verify` and `rm`. Exit code 0: all is well; 1: a
 checkpoint is damaged, or there is none; 2: the storage or the command line is at fault, and standard error says how.
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmtrain_trainer.checkpoint import proof
+from llmtrain_trainer.checkpoint import export_command, proof
 from llmtrain_trainer.checkpoint.catalog import Catalog, Checkpoint
 from llmtrain_trainer.checkpoint.storage import open_storage
 from llmtrain_trainer.errors import ConfigError, TrainerError
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llmtrain_trainer.checkpoint", description="Durable checkpoints")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_ls, _add_verify, _add_rm):
+    for add in (_add_ls, _add_verify, _add_rm, export_command.add):
         add(commands)
     return parser
 
