@@ -141,13 +141,7 @@ async def test_a_leader_without_an_api_server_stops_before_another_starts(client
             await listening(pair.ports[leader])
             await cable.pull()
             pulled = time.monotonic()
-            while True:  # until it does not listen any more
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", pair.ports[leader])
-                    writer.close()
-                except ConnectionRefusedError:
-                    break
-                await asyncio.sleep(0.02)
+            await _deaf(pair.ports[leader])
             stopped = time.monotonic() - pulled
             assert await holder_of(client, pair.lease) != ""
             assert not other.holds(await holder_of(client, pair.lease))
@@ -157,6 +151,19 @@ async def test_a_leader_without_an_api_server_stops_before_another_starts(client
             await cable.plug()
             await asyncio.sleep(2)
             assert other.holds(await holder_of(client, pair.lease))
+
+
+async def _deaf(port):
+    """Return when nobody listens on the port any more."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:  # in the very moment in which it was closed
+            continue
+        await asyncio.sleep(0.02)
 
 
 async def test_writes_end_with_the_claim_and_not_with_the_news_of_it(client, namespace):
