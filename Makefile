@@ -39,6 +39,9 @@ lock: | $(UV)  ## Re-pin requirements/ from pyproject.toml
 images: setup  ## Build both images with buildah (the torch layer once)
 	$(PY) -m devcluster images
 
+sbom: images  ## What is in both images, as CycloneDX, in build/sbom/
+	$(PY) -m devcluster.images.sbom build/sbom
+
 demo: $(if $(KUBECONFIG),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
 	$(PY) -m devcluster.demo $(if $(KUBECONFIG),--kubeconfig $(KUBECONFIG) --image "$(IMAGE)")
 
@@ -76,4 +79,4 @@ soak: images  ## 30 minutes of training under load 8: no member may be declared 
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
-.PHONY: help setup system lock images demo cluster-up cluster-down crd lint test test-unit test-api test-e2e soak
+.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd lint test test-unit test-api test-e2e soak
