@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -343,3 +344,56 @@ async def test_bash_completes_commands_options_and_names_of_jobs(shell, running)
 async def test_other_shells_have_their_script(shell, kind):
     """It asks the command for completions in that shell's form."""
     assert f"_LLMTRAIN_COMPLETE={kind}_complete" in (await shell("llmtrain", "completion", kind))[1]
+
+
+async def test_a_support_bundle_says_what_is_in_it_and_what_is_not(run, client, namespace, tmp_path):
+    """Objects, events, versions; no secrets; what the user may not read or is not there is named with the reason."""
+    env = [{"name": "HF_TOKEN", "value": "very-secret"}, {"name": "EPOCHS", "value": "3"}]
+    template = {"spec": {"containers": [{"name": names.CONTAINER, "env": env}]}}
+    created = await client.request("create", JOBS, namespace, body=job("job", {"template": template}))
+    await post_event(client, namespace, created, "WorkerFailed", "cannot open s3://user:very-secret@host/bucket")
+    code, output, errors = await run("support-bundle", "job", "-o", str(tmp_path / "bundle.tar.gz"))
+    assert code == 0, errors
+    assert "crd.yaml" in output
+    assert "not in it: the operator: there is none in any namespace" in output
+    with tarfile.open(tmp_path / "bundle.tar.gz") as archive:
+        files = {Path(each.name).name: archive.extractfile(each).read().decode() for each in archive.getmembers()}
+    assert "v1alpha1" in files["crd.yaml"]
+    assert "EPOCHS" in files["job.yaml"]
+    assert "do nothing" in files["explain.txt"] or "create a pod" in files["explain.txt"]
+    assert "WorkerFailed" in files["events.yaml"]
+    assert "  events.yaml: events about the job and its pods" in files["README.txt"]
+    assert not [name for name, text in files.items() if "very-secret" in text]
+
+
+async def test_checkpoints_of_a_job_that_takes_none(run, running):
+    """The field to give; no pod is made."""
+    code, _, errors = await run("checkpoints", "ls", "job")
+    assert (code, "it has no spec.checkpoint.durable" in errors) == (1, True)
+
+
+async def test_checkpoints_name_the_image_that_they_need(run, client, namespace):
+    """Where no member is left to take it from and nobody says which the operator uses."""
+    storage = {"durable": {"storage": "s3://bucket/job"}}
+    await client.request("create", JOBS, namespace, body=job("job", {"checkpoint": storage}))
+    code, _, errors = await run("checkpoints", "verify", "job")
+    assert (code, "name the image with --image" in errors) == (1, True)
+
+
+async def test_the_checkpoints_pod_goes_with_the_command(llmtrain, client, namespace):
+    """However it ends: here it is interrupted while the pod waits for a node, of which there is none."""
+    storage = {"durable": {"storage": "s3://bucket/job"}}
+    await client.request("create", JOBS, namespace, body=job("job", {"checkpoint": storage}))
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "job"}}
+    await client.request("create", BY_KIND["ServiceAccount"], namespace, body=account)
+    process = await llmtrain("checkpoints", "ls", "job", "--image", "trainer")
+
+    async def pods():
+        return (await client.request("list", PODS, namespace))["items"]
+
+    async with asyncio.timeout(30):
+        while not await pods():  # noqa: ASYNC110 - only the server knows
+            await asyncio.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), 30) == 130
+    assert await pods() == []

@@ -6,10 +6,9 @@ says what to do. Exit codes: 0 done, 1 it could not be done (or the watched job 
 
 from __future__ import annotations
 
-import importlib.metadata
-
 import click
 
+from llmtrain_operator.cli.checkpoints import checkpoints
 from llmtrain_operator.cli.completion import completion
 from llmtrain_operator.cli.control import resume, suspend
 from llmtrain_operator.cli.events import events
@@ -19,20 +18,17 @@ from llmtrain_operator.cli.logs import logs
 from llmtrain_operator.cli.offline import crd, validate
 from llmtrain_operator.cli.scale import scale
 from llmtrain_operator.cli.status import status
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("llmtrain")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"
+from llmtrain_operator.cli.support import support_bundle, version
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(_version(), prog_name="llmtrain")
+@click.version_option(version(), prog_name="llmtrain")
 def main() -> None:
     """Watch and steer language-model training jobs (LLMTrainJob) on Kubernetes."""
 
 
-for _command in (status, logs, events, explain, scale, suspend, resume, local, validate, crd, completion):
+for _command in (
+    *(status, logs, events, explain, scale, suspend, resume, checkpoints),
+    *(local, validate, crd, support_bundle, completion),
+):
     main.add_command(_command)

@@ -12,6 +12,7 @@ import yaml
 from kubernetes.aio import config as kube_config
 
 from llmtrain_operator.cluster.client import Client, connect
+from llmtrain_operator.cluster.evidence import Evidence
 from llmtrain_operator.cluster.projections import pod_view
 from llmtrain_operator.cluster.resources import EVENTS, JOBS, PODS
 from llmtrain_operator.contract import names
@@ -25,6 +26,7 @@ class UserCluster:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.evidence = Evidence(client)
 
     async def job(self, namespace: str, name: str) -> dict[str, Any]:
         """One job object."""
@@ -64,6 +66,18 @@ class UserCluster:
         """Want so many members, through the scale subresource: a right of its own."""
         body = {"spec": {"replicas": members}}
         await self._client.request("patch", JOBS, namespace, name, subresource="scale", body=body)
+
+    async def create_pod(self, pod: Mapping[str, Any]) -> None:
+        """Create a pod."""
+        await self._client.request("create", PODS, pod["metadata"]["namespace"], body=pod)
+
+    async def pod(self, namespace: str, name: str) -> dict[str, Any]:
+        """A pod, whole."""
+        return await self._client.request("get", PODS, namespace, name)
+
+    async def delete_pod(self, namespace: str, name: str) -> None:
+        """Delete a pod without waiting for it."""
+        await self._client.request("delete", PODS, namespace, name)
 
     async def log(
         self, namespace: str, pod: str, *, follow: bool, tail: int | None = None, since: str | None = None
