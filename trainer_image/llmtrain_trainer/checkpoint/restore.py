@@ -83,7 +83,7 @@ def choose_older(source: Source, damage: Damaged) -> Source:
     if source.manifest is None:
         raise AssertionError("a model has no older checkpoints")
     step = source.manifest.step
-    skipped = (*source.skipped, f"{step_directory(step)}: {damage}")
+    skipped = (*source.skipped, str(damage))
     catalog = Catalog(open_storage(source.uri))
     older = _newest(catalog, own=source.own, below=step, skipped=skipped)
     if older is None:
