@@ -1,0 +1,143 @@
+"""The chart's life while a job trains, and the connections that the job really makes under its policies."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import Any
+
+from devcluster import charts
+from devcluster.cluster import Cluster
+from tests.e2e.conftest import CHART, SYSTEM
+from tests.e2e.test_job import FOREVER, job, members, until_training, workers
+from tests.support.connections import connections
+from tests.support.kube import Kubectl
+from tests.support.policies import End, Network, Pod
+
+RELEASE = "llmtrain"
+CHANGED = charts.DEV_VALUES | {"logLevel": "debug", "podAnnotations": {"changed": "yes"}}
+
+
+def operators(kubectl: Kubectl) -> set[str]:
+    """UIDs of the operator's pods that are not on their way out."""
+    pods = kubectl.items("pod", "app.kubernetes.io/component=operator")
+    return {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+
+
+def step_after(kubectl: Kubectl, step: int) -> int:
+    """The first step beyond `step` that rank 0 logs: training goes on, whoever may be there to see it."""
+    command = [kubectl.program, "--kubeconfig", kubectl.kubeconfig, "-n", kubectl.namespace, "logs", "-f", "j-0-1"]
+    with subprocess.Popen([*command, "--since=1s"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            steps = (int(found[1]) for line in process.stdout if (found := re.search(r"step (\d+)/", line)))
+            return next(each for each in steps if each > step)
+        finally:
+            process.terminate()
+
+
+def state_of(kubectl: Kubectl, cluster: Cluster) -> dict[str, Any]:
+    """What must not change: round, members, pods, and the very processes that train."""
+    status, pods = kubectl.job("j"), members(kubectl)
+    return {
+        "rounds": status["rounds"],
+        "members": [member["uid"] for member in status["round"]["members"]],
+        "pods": sorted(pod["metadata"]["uid"] for pod in pods.values()),
+        "workers": {node: workers(cluster, node) for node in sorted(p["spec"]["nodeName"] for p in pods.values())},
+    }
+
+
+def test_upgrade_rollback_and_removal_while_a_job_trains(kubectl: Kubectl, installed: Cluster) -> None:
+    """Each replaces or removes the operator's pods; the same processes train on in the same round, step by step.
+
+    Uninstalled, the chart leaves the job training, and installed again it takes the job up where it is; the job and its
+    pods go when the CRD goes.
+    """
+    system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
+    kubectl.apply(job(steps=FOREVER))
+    until_training(kubectl)
+    step, before = step_after(kubectl, 0), state_of(kubectl, installed)
+    pods = operators(system)
+    try:
+        charts.upgrade(installed.kubeconfig, CHART, RELEASE, SYSTEM, CHANGED)
+        upgraded = operators(system)
+        assert upgraded
+        assert not upgraded & pods
+        step = step_after(kubectl, step)
+        assert state_of(kubectl, installed) == before
+
+        charts.rollback(installed.kubeconfig, RELEASE, SYSTEM)
+        assert not operators(system) & (upgraded | pods)
+        step = step_after(kubectl, step)
+        assert state_of(kubectl, installed) == before
+
+        charts.uninstall(installed.kubeconfig, RELEASE, SYSTEM)
+        assert not operators(system)
+        seen = kubectl.job("j")["progress"]["step"]
+        step = step_after(kubectl, max(seen, step))
+        assert kubectl.job("j")["progress"]["step"] == seen, "somebody follows the job although nobody is left"
+        assert state_of(kubectl, installed) == before
+    finally:
+        charts.uninstall(installed.kubeconfig, RELEASE, SYSTEM)
+        charts.install(installed.kubeconfig, CHART, RELEASE, SYSTEM, charts.DEV_VALUES)
+    while kubectl.job("j")["progress"]["step"] <= step:
+        step_after(kubectl, step)
+    assert state_of(kubectl, installed) == before
+
+    try:
+        kubectl("delete", "crd", "llmtrainjobs.llmtrain.io", "--wait=true")
+        kubectl("wait", "pod", "--all", "--for=delete", "--timeout=60s", timeout=70)
+    finally:  # the CRD comes back with the next revision
+        charts.upgrade(installed.kubeconfig, CHART, RELEASE, SYSTEM, charts.DEV_VALUES)
+        system("rollout", "restart", "deployment/llmtrain")
+        system("rollout", "status", "deployment/llmtrain", "--timeout=90s", timeout=100)
+
+
+def everywhere(kubectl: Kubectl, kind: str) -> list[dict[str, Any]]:
+    """All objects of a kind in all namespaces."""
+    listed: list[dict[str, Any]] = json.loads(kubectl("get", kind, "-A", "-o", "json"))["items"]
+    return listed
+
+
+def test_the_policies_allow_every_connection_that_a_job_makes(kubectl: Kubectl, installed: Cluster) -> None:
+    """The devcluster does not enforce policies; what would be enforced is held against the kernel's own tables."""
+    kubectl.apply(job(steps=FOREVER, members=3))
+    until_training(kubectl)
+    step_after(kubectl, 0)
+    listed = everywhere(kubectl, "pod")
+    pods = {pod["status"]["podIP"]: Pod.of(pod) for pod in listed if pod["status"].get("podIP")}
+    services = {
+        service["spec"]["clusterIP"]: service
+        for service in everywhere(kubectl, "service")
+        if service["spec"].get("selector") and service["spec"]["clusterIP"] != "None"
+    }
+    labels = {
+        n["metadata"]["name"]: n["metadata"]["labels"] for n in json.loads(kubectl("get", "ns", "-o", "json"))["items"]
+    }
+    network = Network(tuple(everywhere(kubectl, "networkpolicy")), labels)
+    nodes = {node.ip for node in installed.nodes}
+
+    def end(address: str) -> End:
+        """The pod at an address or behind a Service's, else the address."""
+        service = services.get(address)
+        if service is None:
+            return pods.get(address, address)
+        wanted = service["spec"]["selector"].items()
+        return next(
+            p for p in pods.values() if p.namespace == service["metadata"]["namespace"] and wanted <= p.labels.items()
+        )
+
+    seen = set().union(*(connections(node.run) for node in installed.nodes))
+    ours = {c for c in seen if (c.source in pods or c.destination in pods) and c.source not in nodes}
+    refused = {c: why for c in ours if (why := network.refusal(end(c.source), end(c.destination), c.port))}
+    assert refused == {}
+    own = {ip for ip, pod in pods.items() if pod.namespace == kubectl.namespace}
+    kinds = {(_kind(c.source, own, end), _kind(c.destination, own, end)) for c in ours}
+    assert kinds >= {("member", "member"), ("member", "operator"), ("operator", "outside")}
+
+
+def _kind(address: str, members_at: set[str], end: Any) -> str:
+    if address in members_at:
+        return "member"
+    return "operator" if isinstance(end(address), Pod) else "outside"
