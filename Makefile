@@ -55,6 +55,9 @@ crd: .venv/.installed  ## Regenerate the CRD from the models
 	$(PY) -m llmtrain_operator.api.crd > crds/llmtrainjobs.yaml
 	cp crds/llmtrainjobs.yaml charts/llmtrain/files/llmtrainjobs.yaml
 
+docs: .venv/.installed  ## Regenerate docs/api.md from the models
+	$(PY) -m llmtrain_operator.api.reference > docs/api.md
+
 lint: .venv/.installed  ## ruff, mypy --strict, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -79,4 +82,4 @@ soak: images  ## 30 minutes of training under load 8: no member may be declared 
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
-.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd lint test test-unit test-api test-e2e soak
+.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs lint test test-unit test-api test-e2e soak
