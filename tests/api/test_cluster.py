@@ -215,6 +215,20 @@ async def events(client, namespace, condition):
             await asyncio.sleep(0.05)
 
 
+async def test_a_status_wakes_nobody(client, harness, namespace):
+    """Only the leader writes it; what it wrote is in the cache when the write returns, and is no news."""
+    job = await new_job(client, namespace)
+    key = f"{namespace}/a"
+    await harness.until(lambda: harness.port.job(key))
+    harness.woken.clear()
+    await harness.port.patch_status(harness.port.job(key), {"state": "Pending"})
+    assert harness.port.job(key)["status"] == {"state": "Pending"}
+    await client.request("patch", JOBS, namespace, "a", body={"metadata": {"annotations": {"x": "y"}}})
+    await harness.until(lambda: harness.port.job(key)["metadata"].get("annotations"))
+    assert harness.woken == [key]
+    assert harness.port.job(key)["metadata"]["uid"] == job["metadata"]["uid"]
+
+
 async def test_a_node_wakes_the_jobs_on_it(client, namespace, kubeconfig):
     async with running(client) as harness:
         job = await new_job(client, namespace)

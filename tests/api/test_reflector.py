@@ -130,6 +130,25 @@ async def test_nothing_is_missed_while_the_connection_is_down(client, cut, names
         assert mirror.changes[3:] == [("a", "1", None), ("b", "1", "2")]
 
 
+class Deaf(Client):
+    """A client whose watches say nothing."""
+
+    async def watch(self, *_, **__):
+        await asyncio.Event().wait()
+        yield {}
+
+
+async def test_a_refresh_knows_what_the_watch_has_not_told(client, namespace):
+    """Changes, additions and deletions up to the call; a leader's first look at its jobs must not be an old one."""
+    await put(client, namespace, a="1", b="1")
+    async with Mirror(Deaf(client._api), namespace) as mirror:
+        await put(client, namespace, a="2", c="1")
+        await drop(client, namespace, "b")
+        assert mirror.items == {"a": "1", "b": "1"}
+        await mirror.reflector.refresh()
+        assert mirror.items == {"a": "2", "c": "1"}
+
+
 class Forgetful(Client):
     """A client whose server has lost its history while `stale`: asks to resume at version 1, until told 410 Gone."""
 

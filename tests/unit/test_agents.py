@@ -82,6 +82,16 @@ def test_an_agent_that_never_came_is_silent_since_its_pod_runs(book, clock) -> N
     assert silence(book, "new") is None
 
 
+def test_what_is_only_progress_is_told_apart(book) -> None:
+    """Figures of a round that goes on; everything else may change what is to be done."""
+    assert book.update(says("a"))
+    assert not book.update(says("a", connected=False))
+    assert not book.update(says("a"))
+    book.link_changed(False)
+    book.link_changed(True)
+    assert not book.update(says("a")), "the first word over a new link"
+
+
 def test_how_long_an_agent_has_been_there(book, clock) -> None:
     """Since it came, or came back, or this side could see it again."""
     clock.now += 60

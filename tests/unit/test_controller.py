@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_operator.contract.wire import AgentUpdate, Publish, Report
+from llmtrain_operator.contract.wire import AgentUpdate, Checkpoints, Progress, Publish, Report
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
@@ -95,6 +95,31 @@ async def test_a_job_that_does_nothing_costs_nothing() -> None:
     pauses = [await controller.reconcile(KEY) for _ in range(3)]
     assert (len(cluster.statuses), pauses[1:]) == (1, [None, None])
     assert cluster.statuses[0]["state"] == "Suspended"
+
+
+async def test_a_pass_that_changed_something_is_followed_by_another() -> None:
+    """Until one changes nothing: what follows from the new status is not left to chance."""
+    controller = controller_of(OneJob(suspend=True))
+    assert [await controller.reconcile(KEY) for _ in range(2)] == [0.0, None]
+
+
+@pytest.mark.parametrize(("jobs", "interval"), [(1, 1.0), (250, 10.0)], ids=["alone", "among-many"])
+async def test_progress_waits_for_its_turn_and_news_does_not(jobs: int, interval: float) -> None:
+    """Figures are shown once a second, less often where many jobs train; a change of state is looked at now."""
+    cluster, woken = OneJob(suspend=True), []
+    cluster.jobs = lambda: [KEY] * jobs
+    controller = controller_of(cluster, woken)
+    await controller.reconcile(KEY)
+    saved = Checkpoints(step=2)
+    for progress, state in (
+        (Progress(0, 1, step=1), "running"),
+        (Progress(0, 1, step=2), "running"),
+        (Progress(0, 1, step=2, checkpoints=saved), "running"),
+        (Progress(0, 1, step=3, checkpoints=saved), "failed"),
+    ):
+        report = Report(KEY, "j-0-1", "u0", 0, 1, "10.0.0.1", state, 1, 4000, progress)
+        controller.agent_changed(AgentUpdate("d", "u0", True, "connected", report))
+    assert [delay for _, delay in woken] == [0.0, pytest.approx(interval, abs=0.2), 0.0, 0.0]
 
 
 async def test_a_refused_pod_shows_in_the_status_at_once() -> None:

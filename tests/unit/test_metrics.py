@@ -71,6 +71,18 @@ def test_passes_waits_calls_and_depth_are_counted():
     assert shown["llmtrain_queue_depth"] == {(): 3}
 
 
+def test_only_the_leader_shows_jobs():
+    """Else each would be counted once per replica that ever led."""
+    metrics = Metrics()
+    assert scrape(metrics)["llmtrain_leader"] == {(): 0}
+    metrics.begin_term(lambda: 3)
+    metrics.job("ns", "a", running(7))
+    assert scrape(metrics)["llmtrain_leader"] == {(): 1}
+    metrics.end_term()
+    assert b'job="a"' not in metrics.text()
+    assert (scrape(metrics)["llmtrain_leader"], scrape(metrics)["llmtrain_queue_depth"]) == ({(): 0}, {(): 0})
+
+
 def test_names_follow_the_rules():
     """Prefix llmtrain_ or process_, base units, and no label that grows without bound."""
     metrics = Metrics()

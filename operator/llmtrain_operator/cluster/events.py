@@ -75,6 +75,7 @@ class EventPoster:
     def forget(self) -> None:
         """Drop what is queued: another tells the story from here on."""
         self._waiting.clear()
+        self._stories.clear()
 
     async def run(self) -> None:
         """Post what is queued until cancelled."""

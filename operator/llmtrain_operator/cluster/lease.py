@@ -146,12 +146,18 @@ class Lease:
     async def _look(self) -> Sighting:
         try:
             self._object = await self._client.request("get", LEASES, self._namespace, self._name)
-        except NotFound:  # a cluster without the chart, or somebody deleted it
-            metadata = {"name": self._name, "namespace": self._namespace}
-            body = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata}
-            self._object = await self._client.request("create", LEASES, self._namespace, query=_MANAGER, body=body)
+        except NotFound:
+            self._object = await self._create()
         self._seen = sighted(self._seen, record_of(self._object), self._clock())
         return self._seen
+
+    async def _create(self) -> Mapping[str, Any]:
+        metadata = {"name": self._name, "namespace": self._namespace}
+        body = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata}
+        try:
+            return await self._client.request("create", LEASES, self._namespace, query=_MANAGER, body=body)
+        except Rejected as error:
+            raise Rejected(f"it does not exist; the chart makes it (helm upgrade), for this may not: {error}") from error
 
     async def _write(self, holder: str) -> None:
         """Make `holder` the holder, if the Lease is still as it was seen."""
