@@ -11,7 +11,7 @@ from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint import manifest as manifests
 from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced, shard_name, step_directory
 from llmtrain_trainer.checkpoint.manifest import Manifest, NewerFormat
-from llmtrain_trainer.checkpoint.storage import open_storage
+from llmtrain_trainer.checkpoint.storage import StorageError, open_storage
 from llmtrain_trainer.checkpoint.stored import manifest_name
 from tests.support.checkpoints import expected, restore, save, write_shards
 
@@ -108,6 +108,13 @@ def test_a_claim_of_an_answer_that_was_lost_is_recognised(storage, monkeypatch):
 
     monkeypatch.setattr(storage, "create", made_but_said_otherwise)
     assert Catalog(storage).claim("a", 1) == 1
+
+
+def test_a_storage_that_contradicts_itself_ends_a_claim(storage, monkeypatch):
+    """It says that the claim exists, and does not show it: an error that is told, not a loop."""
+    monkeypatch.setattr(storage, "create", lambda *_: False)
+    with pytest.raises(StorageError, match="can neither be created nor read"):
+        Catalog(storage).claim("a", 1)
 
 
 def test_a_storage_that_was_lost_and_made_again_is_still_owned(storage, tmp_path):

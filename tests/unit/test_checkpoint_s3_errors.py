@@ -1,11 +1,13 @@
-"""What an S3 client's text means."""
+"""What an S3 client's text means, and settings that cannot be."""
 
 from __future__ import annotations
 
 import pytest
 
 from llmtrain_operator.contract import names
+from llmtrain_trainer.checkpoint.storage import open_storage
 from llmtrain_trainer.checkpoint.storage.s3_errors import REMEDIES, explain
+from llmtrain_trainer.errors import ConfigError
 
 _ANSWER = "Error performing PUT http://s3:9000/b/k in 1ms - Server returned non-2xx status code: {}: <Error>{}</Error>"
 
@@ -45,3 +47,9 @@ def test_an_error_is_told_in_few_words_and_has_a_remedy(text, reason, words):
     assert (found, words in what) == (reason, True), what
     assert REMEDIES[found]
     assert "AKIA" not in what
+
+
+def test_a_bundle_of_certificates_that_cannot_be_read_is_named():
+    """By the variable and the file."""
+    with pytest.raises(ConfigError, match="AWS_CA_BUNDLE: cannot read /no/such"):
+        open_storage("s3://bucket/x", {"AWS_CA_BUNDLE": "/no/such"})

@@ -13,6 +13,7 @@ commit. Its checkpoint is then a whole one of an earlier round, which does no ha
 from __future__ import annotations
 
 import secrets
+from typing import Final
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint import claims
@@ -20,7 +21,7 @@ from llmtrain_trainer.checkpoint import manifest as manifests
 from llmtrain_trainer.checkpoint.claims import Claim
 from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
 from llmtrain_trainer.checkpoint.retention import doomed, old_claims
-from llmtrain_trainer.checkpoint.storage import Entry, Storage
+from llmtrain_trainer.checkpoint.storage import Entry, Storage, StorageError
 from llmtrain_trainer.checkpoint.stored import (
     Checkpoint,
     fence_of,
@@ -35,6 +36,8 @@ from llmtrain_trainer.checkpoint.stored import (
 from llmtrain_trainer.errors import TrainerError
 
 __all__ = ["Catalog", "Checkpoint", "Fenced", "shard_name", "step_directory"]
+
+_ATTEMPTS: Final = 100
 
 
 class Fenced(TrainerError):  # noqa: N818 - it says what happened
@@ -58,7 +61,7 @@ class Catalog:
         """
         self.storage.prepare()
         token = secrets.token_hex(8)
-        while True:
+        for _ in range(_ATTEMPTS):
             claim, why = claims.follow(self.owner(), job_uid, round_number, token)
             if claim is None:
                 raise Fenced(f"{self.storage.uri}: {why}")
@@ -66,6 +69,10 @@ class Catalog:
             if self.owner() == claim:  # else another one was quicker: look again
                 self._mine = claim
                 return claim.number
+        raise StorageError(
+            names.REASON_STORAGE_UNREACHABLE,
+            f"{self.storage.uri}: a claim (fence-*.json) can neither be created nor read; look after the storage",
+        )
 
     def owner(self) -> Claim | None:
         """The newest claim, None if nobody has claimed the storage."""

@@ -183,7 +183,7 @@ def _store(uri: str, environ: Mapping[str, str], seconds: float) -> S3Store:
         "timeout": timedelta(seconds=seconds),
     }
     if bundle := environ.get("AWS_CA_BUNDLE"):
-        client["root_certificate"] = Path(bundle).read_bytes()
+        client["root_certificate"] = _certificates(bundle)
     settings["unsigned_payload"] = not endpoint.startswith("http://")  # TLS proves the bytes too, for less work
     if not endpoint:
         settings["virtual_hosted_style_request"] = "." not in parts.netloc  # a dot would not fit the certificate
@@ -197,3 +197,12 @@ def _store(uri: str, environ: Mapping[str, str], seconds: float) -> S3Store:
         )
     except (BaseError, ValueError) as error:
         raise ConfigError(f"{uri!r} cannot be a place for checkpoints in S3: {type(error).__name__}") from error
+
+
+def _certificates(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"AWS_CA_BUNDLE: cannot read {path}: {error.strerror}; name a file of PEM certificates"
+        ) from error
