@@ -157,7 +157,7 @@ class Lease:
         try:
             return await self._client.request("create", LEASES, self._namespace, query=_MANAGER, body=body)
         except Rejected as error:
-            raise Rejected(f"it is not there, and may not be made from here; `helm upgrade` makes it: {error}") from error
+            raise Rejected(f"it is not there and may not be made from here; helm upgrade makes it: {error}") from error
 
     async def _write(self, holder: str) -> None:
         """Make `holder` the holder, if the Lease is still as it was seen."""
