@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,16 @@ def fleet(tmp_path_factory):
 
     def interrupted(name, number):
         endless = scenario(name, kind="main", training={"maxSteps": 1_000_000})
-        return endless | {"signal": {"number": number, "step": 3}}
+        return endless | {"events": [{"step": 3, "signal": number}]}
+
+    chance = random.Random(seed := int(time.time()))
+    print(f"killed at random steps of seed {seed}")
+
+    def durable(name, storage, world, *, killed=False, **changes):
+        """A leg of a run with a checkpoint after every step, perhaps ended by the death of its last rank."""
+        where = {"checkpoint": {"durable": {"storage": f"file://{directory}/{storage}", "everySteps": 1}}}
+        leg = scenario(name, kind="main" if killed else "record", world=world, **merged(where, changes))
+        return leg | ({"events": [{"step": chance.randint(*killed), "signal": signal.SIGKILL}]} if killed else {})
 
     def stage(number, steps=STEPS):
         return {"deepspeed": {"stage": number}, "training": {"maxSteps": steps}}
@@ -64,6 +75,7 @@ def fleet(tmp_path_factory):
     sgd = {"maxSteps": 8, "optimizer": {"type": "SGD", "lr": 0.5, "momentum": 0.9}}
     half = {"training": {"maxSteps": 8, "precision": "bf16", "activationCheckpointing": True}}
     wild = {"optimizer": {"lr": 1e30}, "schedule": {"warmupSteps": 0}}
+    dropout = {"deepspeed": {"stage": 3}, "model": gpt2, "training": {"maxSteps": 20}}
     frozen = {"training": {"maxSteps": 1, "optimizer": {"lr": 0.0}}}
     output = str(directory / "model")
     scenarios = [
@@ -89,12 +101,19 @@ def fleet(tmp_path_factory):
         scenario("nan-gradients", kind="main", training=wild),
         interrupted("terminated", signal.SIGTERM),
         interrupted("peer-killed", signal.SIGKILL),
+        scenario("dropout", **dropout),
+        durable("dropout-killed", "a", 2, killed=(3, 17), **dropout),
+        durable("dropout-restarted", "a", 2, **dropout),
+        durable("three-killed", "b", 3, killed=(3, 20)),
+        durable("two-killed", "b", 2, killed=(23, 40)),
+        durable("three-again", "b", 3),
+        durable("done-already", "b", 2),
         scenario("different-data", kind="main", data={"source": str(directory / "corpus-{rank}.txt")}),
         scenario("no-data", kind="main", world=1, data={"source": str(directory / "absent")}),
     ]
     (directory / "scenarios.json").write_text(json.dumps(scenarios))
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "operator"), str(ROOT / "trainer_image")]),
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("operator", "trainer_image", ".")),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
@@ -108,6 +127,15 @@ def fleet(tmp_path_factory):
     ]
     subprocess.run(command, env=environment, check=True, timeout=400)
     return json.loads((directory / "results.json").read_text()) | {"directory": str(directory)}
+
+
+def resumed(result, curve):
+    """(step, loss, the undisturbed `curve`'s loss) after each step of a leg that went on from a checkpoint."""
+    first, *steps = result["result-0"]["steps"]
+    assert set(result["codes"]) == {0}
+    assert first["step"] == first["checkpoints"]["restored_step"] > 0
+    assert [progress["step"] for progress in steps] == list(range(first["step"] + 1, len(curve) + 1))
+    return [(progress["step"], progress["loss"], curve[progress["step"] - 1]) for progress in steps]
 
 
 def losses(result):
@@ -193,6 +221,34 @@ def test_a_worker_that_outlives_another_says_that_the_cause_is_elsewhere(fleet):
     """The broken collective of a survivor is not taken for an error of its own."""
     assert fleet["peer-killed"]["codes"] == [1, -signal.SIGKILL]
     assert fleet["peer-killed"]["error-0"]["message"]["extraInfo"]["reason"] == "PeerLost"
+
+
+def test_killed_and_restarted_at_the_same_size_the_curve_is_the_same_bit_for_bit(fleet):
+    """From a random step on, with dropout: masters, moments, generators and data position are all back."""
+    assert fleet["dropout-killed"]["codes"][-1] == -signal.SIGKILL
+    steps = resumed(fleet["dropout-restarted"], losses(fleet["dropout"]))
+    assert [loss for _, loss, _ in steps] == [loss for _, _, loss in steps]
+
+
+def test_killed_twice_and_restarted_with_two_and_three_workers_the_curve_is_the_same(fleet):
+    """3 -> 2 -> 3 workers, each time dead at a random step: equal to the undisturbed run over all 50 steps."""
+    curve = losses(fleet["three"])
+    for name in ("three-killed", "two-killed"):
+        heard = fleet[name]["losses"]
+        assert len(heard) > 1
+        assert list(heard.values()) == pytest.approx([curve[int(step) - 1] for step in heard], rel=1e-5)
+    steps = resumed(fleet["three-again"], curve)
+    assert [loss for _, loss, _ in steps] == pytest.approx([loss for _, _, loss in steps], rel=1e-5)
+    assert steps[0][0] > 20
+
+
+def test_a_job_applied_again_after_its_end_is_done_at_once(fleet):
+    """It evaluates what it finds, takes no step, and writes no checkpoint."""
+    (only,) = fleet["done-already"]["result-0"]["steps"]
+    before = fleet["three-again"]["result-0"]["steps"][-1]
+    assert (only["phase"], only["step"], only["loss"]) == ("done", STEPS, before["loss"])
+    assert only["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
+    assert only["checkpoints"]["save_seconds"] is None
 
 
 def test_missing_data_is_named(fleet):

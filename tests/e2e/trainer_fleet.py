@@ -1,14 +1,17 @@
-"""Trainer scenarios in real worker processes without a cluster: `python trainer_fleet.py SCENARIOS.json RESULTS.json`.
+"""Trainer scenarios in real workers without a cluster: `python trainer_fleet.py SCENARIOS RESULTS [S3_ROOT PORT]`.
 
 The workers are forked from this process after it has imported everything, because ten imports of torch on a small
-machine would take longer than all the training. A scenario is {name, kind, world, spec, ...}; see `KINDS`.
+machine would take longer than all the training. A scenario is {name, kind, world, spec, ...}; see `KINDS`, and for what
+may happen meanwhile `play`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +28,10 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from llmtrain_operator.contract import names, wire
 from llmtrain_trainer import distributed, sample, train
+from llmtrain_trainer.checkpoint import cadence
 from llmtrain_trainer.config import parse
 from llmtrain_trainer.progress import Reporter
+from tests.support import s3
 
 
 class Recorder(Reporter):
@@ -141,7 +146,9 @@ def child(scenario, rank, port, directory):
             "MASTER_PORT": str(port),
             "TORCHELASTIC_ERROR_FILE": str(directory / f"error-{rank}.json"),
             names.ENV_PROGRESS_SOCKET: str(directory / "progress.sock"),
+            **scenario.get("env", {}),
         }
+        cadence.FIRST_PAUSE = scenario.get("pause", cadence.FIRST_PAUSE)
         scenario["spec"] = json.loads(json.dumps(scenario["spec"]).replace("{rank}", str(rank)))
         result = KINDS[scenario["kind"]](scenario, rank)
         (directory / f"result-{rank}.json").write_text(json.dumps(result))
@@ -156,12 +163,20 @@ def child(scenario, rank, port, directory):
         os._exit(status)
 
 
-def play(scenario):
-    """Fork the workers and wait for them. `signal` {number, step} goes to the last rank once it has done that step."""
+def play(scenario, server):
+    """Fork the workers and wait for them.
+
+    `before` is a shell command to run first. `events` are awaited one after the other in what the last rank reports:
+    `step` that it has done, `error` (reason) of its checkpoints, or `saved`: a checkpoint newer than the step at the
+    event before. Then `signal` goes to it (`all`: to every worker), `shell` is run, or `s3` is called on the server.
+    """
     started = time.monotonic()
+    if "before" in scenario:
+        subprocess.run(scenario["before"], shell=True, check=True)
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reports:
         directory = Path(name)
         reports.bind(str(directory / "progress.sock"))
+        reports.settimeout(60)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -171,26 +186,82 @@ def play(scenario):
             if pid == 0:
                 child(scenario, rank, port, directory)
             workers.append(pid)
-        if "signal" in scenario:
-            reports.settimeout(60)
-            last = scenario["world"] - 1
-            while (heard := wire.decode(wire.Progress, reports.recv(65536))).rank != last or (
-                heard.step < scenario["signal"]["step"]
-            ):
-                pass
-            os.kill(workers[last], scenario["signal"]["number"])
+        try:
+            seen, losses = follow(scenario.get("events", []), reports, workers, server)
+        except TimeoutError:
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            raise
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
         files = {path.stem: json.loads(path.read_text()) for path in directory.glob("*.json")}
-        return {"codes": codes, "seconds": round(time.monotonic() - started, 2), **files}
+        took = round(time.monotonic() - started, 2)
+        return {"codes": codes, "seconds": took, "seen": seen, "losses": losses, **files}
+
+
+def follow(events, reports, workers, server):
+    """Wait for each event and do what is to be done; the progress at each, and all losses heard of rank 0 by step."""
+    seen, losses, begun = [], {}, 0
+    for event in events:
+        while True:
+            heard = wire.decode(wire.Progress, reports.recv(65536))
+            if heard.rank == 0 and heard.loss is not None and heard.phase == "training":
+                losses[heard.step] = heard.loss
+            if heard.rank == len(workers) - 1 and has_come(event, heard, begun):
+                break
+        seen.append(json.loads(wire.encode(heard)))
+        begun = heard.step
+        for pid in workers if event.get("all") else workers[-1:]:
+            if "signal" in event:
+                os.kill(pid, event["signal"])
+        if "shell" in event:
+            subprocess.run(event["shell"], shell=True, check=True)
+        if "s3" in event:
+            getattr(server, event["s3"])()
+    return seen, losses
+
+
+def has_come(event, heard, begun):
+    """Whether this is the progress that an event waits for."""
+    said = heard.checkpoints or wire.Checkpoints()
+    if "error" in event:
+        return said.error_reason == event["error"] and heard.step >= begun + event.get("steps", 0)
+    if "saved" in event:
+        return not said.error_reason and (said.step or 0) > begun
+    return heard.step >= event["step"]
+
+
+class Server(s3.S3Server):
+    """What events do to the S3 server."""
+
+    def change_keys(self):
+        """Its clients' keys are wrong from now on; or right again."""
+        self.stop()
+        s3.SECRET_KEY = s3.SECRET_KEY[::-1]
+        self.start()
+
+    def lose_bucket(self):
+        """The bucket vanishes."""
+        (self.root / "bucket").rename(self.root.with_name("lost-bucket"))
+
+    def find_bucket(self):
+        """It comes back."""
+        self.root.with_name("lost-bucket").rename(self.root / "bucket")
 
 
 def main():
     """Play every scenario of the file, one after the other."""
     scenarios = json.loads(Path(sys.argv[1]).read_text())
     results = {}
+    server = None
+    if len(sys.argv) > 3:
+        server = Server(Path(sys.argv[3]), port=int(sys.argv[4]))
+        server.bucket("bucket")
+        server.start()
     for scenario in scenarios:
-        results[scenario["name"]] = play(scenario)
+        results[scenario["name"]] = play(scenario, server)
         print(f"scenario {scenario['name']}: {results[scenario['name']]['seconds']} s", flush=True)
+    if server:
+        server.stop()
     Path(sys.argv[2]).write_text(json.dumps(results))
 
 
