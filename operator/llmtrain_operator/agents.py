@@ -8,7 +8,7 @@ prove who it is, for want of an API server. An agent that was not heard of since
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llmtrain_operator.contract.wire import AgentUpdate, Failure
 from llmtrain_operator.state import AgentView, PodView
@@ -118,12 +118,13 @@ class AgentBook:
 
 
 def _substance(update: AgentUpdate) -> object:
-    """The update without the figures that change with every step."""
-    if update.report is None:
+    """What may change in an update beside the figures that change with every step."""
+    report = update.report
+    if report is None:
         return update
-    progress = update.report.progress
+    progress = report.progress
     figures = (progress.round, progress.phase, progress.checkpoints) if progress else None
-    return replace(update, report=replace(update.report, progress=None)), figures
+    return update.connected, report.state, report.round, report.store_port, report.host, report.failure, figures
 
 
 def _failure_in(update: AgentUpdate) -> Failure | None:
