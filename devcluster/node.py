@@ -126,6 +126,8 @@ class Node:
 
     def power_off(self) -> None:
         """Cut the power: every process dies now, the disk stays. Does nothing to a node that is off."""
+        # First the cable: a machine without power does not close its connections either.
+        self.set_link(up=False)
         pid = self._pid()
         if pid is not None and self.is_on:
             self._space.run(["kill", "-KILL", pid])
@@ -133,7 +135,6 @@ class Node:
         (self.dir / "init.pid").unlink(missing_ok=True)
         self._groups.remove(self.name)
         self._space.run(["sh", "-c", network.forget_pods_script(self.name)])
-        self.set_link(up=False)
 
     def set_link(self, *, up: bool) -> None:
         """Plug the node's cable in or pull it; nothing on the node itself changes."""
