@@ -22,9 +22,9 @@ FAILURE = wire.Failure(names.REASON_KILLED, "killed", round=1)
 class Ground:
     """A coordinator, and the environment of a pod that knows it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, shared=None):
         self.folder = folder
-        self.certificate = certificate(folder)
+        self.certificate = shared or certificate(folder)
         self.updates = asyncio.Queue()
         self.token = folder / "token"
         self.token.write_text("ns/job-0-0/uid-0")
@@ -108,6 +108,24 @@ async def test_the_leader_is_followed_wherever_it_listens(ground):
             async with member(ground.environment(coordinators=urls)) as membership:
                 membership.join(1)
                 await ground.report()
+
+
+async def test_a_member_goes_over_to_the_next_leader(ground, tmp_path):
+    """As soon as one listens, and with everything that it has to say; until then it stays as it is."""
+    (tmp_path / "other").mkdir()
+    next_ground = Ground(tmp_path / "other", ground.certificate)
+    async with contextlib.AsyncExitStack() as stack:
+        async with ground.coordinator(), next_ground.coordinator():
+            pass  # for their ports
+        urls = tuple(f"wss://127.0.0.1:{port}" for port in (ground.port, next_ground.port))
+        membership = await stack.enter_async_context(member(ground.environment(coordinators=urls)))
+        async with ground.coordinator():
+            membership.enter(round_of(3), 1)
+            await ground.report(lambda r: r.state == "running")
+        assert membership.order().kind == "stay"
+        async with next_ground.coordinator():
+            report = await next_ground.report()
+            assert (report.state, report.round) == ("running", 3)
 
 
 async def test_progress_of_the_current_round_is_reported(ground, tmp_path):
