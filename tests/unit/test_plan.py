@@ -213,6 +213,16 @@ def test_a_cause_that_is_told_after_its_consequences_is_the_one_that_counts(runn
     assert step(first.status, observed(late, agent(1, "running", 1)), now=NOW + 4).status.round is None
 
 
+def test_a_member_that_falls_silent_explains_the_broken_connections(running) -> None:
+    """Its connections broke before its silence was certain; it is the one to be blamed."""
+    broken = dataclasses.replace(failed(0, "[gloo] Connection closed by peer"), failed_for=2.1)
+    quiet = dataclasses.replace(agent(1, "running", 1), connected=False, silent_for=2.2)
+    waits = step(running, observed(broken, quiet), now=NOW + 2)
+    assert (waits.status.round is not None, waits.look_again) == (True, pytest.approx(0.3))
+    certain = step(running, observed(broken, dataclasses.replace(quiet, silent_for=2.6)), now=NOW + 3).status
+    assert (certain.last_failure.reason, certain.last_failure.member) == (names.REASON_POD_LOST, 1)
+
+
 def test_a_failure_is_told_of_the_member_that_reported_it(running) -> None:
     """Whatever rank it claims: torchrun's own agent does not always know it."""
     seen = observed(agent(0, "running", 1), failed(1, "ValueError", rank=99))

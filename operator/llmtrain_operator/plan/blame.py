@@ -25,7 +25,7 @@ class Blame:
 
 def settling(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> bool:
     """Whether judging has to wait a moment: all known failures look like consequences, and their cause may still be
-    on its way, since a worker that fails first is not always reported first."""
+    on its way, since a worker that fails first is not always reported first, and a node that dies only falls silent."""
     if len(lost) == len(current.members) or not all(loss.failed for loss in lost):
         return False
     agents = [run.observed.agents[loss.member.uid] for loss in lost]
@@ -33,7 +33,9 @@ def settling(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> b
         agent.report and agent.report.failure and failure.is_secondary(agent.report.failure) for agent in agents
     ):
         return False
-    left = failure.SETTLING - max(agent.failed_for for agent in agents)
+    there = (run.observed.agents.get(member.uid) for member in current.members)
+    silences = [membership.SILENCE_LIMIT - agent.silent_for for agent in there if agent and agent.silent_for > 0]
+    left = max([failure.SETTLING - max(agent.failed_for for agent in agents), *silences])
     if left > 0:
         run.wake_in(left)
     return left > 0
