@@ -51,7 +51,7 @@ cluster-up: images  ## Start the embedded cluster
 cluster-down: .venv/.installed  ## Stop it and remove every trace
 	$(PY) -m devcluster down
 
-crd: .venv/.installed  ## Regenerate the CRD from the models
+crd: .venv/.installed docs  ## Regenerate the CRD and its reference from the models
 	$(PY) -m llmtrain_operator.api.crd > crds/llmtrainjobs.yaml
 	cp crds/llmtrainjobs.yaml charts/llmtrain/files/llmtrainjobs.yaml
 

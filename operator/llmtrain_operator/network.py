@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from llmtrain_operator import places
 from llmtrain_operator.api import JobSpec
 
 Rule = Mapping[str, Any]
@@ -30,7 +31,7 @@ def policy_spec(members: Mapping[str, str], spec: JobSpec, granted: Sequence[Rul
         **each_other,
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [each_other]}],
-        "egress": [{"to": [each_other]}, *storage_rules(spec), *granted],
+        "egress": [{"to": [each_other]}, *storage_rules(spec), *hub_rules(spec), *granted],
     }
 
 
@@ -48,6 +49,14 @@ def storage_rules(spec: JobSpec) -> list[dict[str, Any]]:
         # Workload identity: the security token service, or the agent on the node that stands in for it.
         rules += [_any_address(_HTTPS), {"to": [{"ipBlock": {"cidr": _IDENTITY_AGENTS}}], "ports": _tcp(80)}]
     return [rule for number, rule in enumerate(rules) if rule not in rules[:number]]
+
+
+def hub_rules(spec: JobSpec) -> list[dict[str, Any]]:
+    """What lets members fetch a model or tokenizer that is given by its hub id: the hub sends them on to other hosts.
+
+    A hub that answers elsewhere than at port 443 (HF_ENDPOINT) has to be granted by the installation.
+    """
+    return [_any_address(_HTTPS)] if places.from_hub(spec) else []
 
 
 def _to_server(endpoint: str) -> dict[str, Any]:

@@ -30,7 +30,17 @@ def local(spec: JobSpec) -> dict[str, str]:
         "output": spec.output,
         **checkpoints(spec),
     }
-    return {field: place for field, place in found.items() if place and not place.startswith("s3://")}
+    return {
+        field: place
+        for field, place in found.items()
+        if place and not place.startswith("s3://") and not uris.hub_id(place)
+    }
+
+
+def from_hub(spec: JobSpec) -> bool:
+    """Whether members fetch a model or a tokenizer from a hub."""
+    found = (spec.model.pretrained if spec.model else None, spec.data.tokenizer if spec.data else None)
+    return any(place and uris.hub_id(place) for place in found)
 
 
 def claims(spec: JobSpec) -> list[str]:

@@ -1,4 +1,4 @@
-"""Models: a preset, an open architecture, an inline Hugging Face config, or a pretrained directory.
+"""Models: a preset, an open architecture, an inline Hugging Face config, or one pretrained, by directory or hub id.
 
 Guarantee: a model from scratch has the same weights on every rank and at any world size, for the same seed.
 Limit: each worker first holds the whole model in host memory, before DeepSpeed shards it.
@@ -13,6 +13,7 @@ import torch
 
 from llmtrain_operator.contract import names, presets
 from llmtrain_trainer import config as spec
+from llmtrain_trainer import hub
 from llmtrain_trainer.errors import ConfigError, TrainerError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Tokens(Protocol):
 def build_model(config: spec.Config, tokens: Tokens) -> Any:
     """The job's model in fp32 on the CPU, checked against the tokenizer. Raises `TrainerError`."""
     if config.model.pretrained:
-        model = _load(spec.local_path(config.model.pretrained, "spec.model.pretrained"))
+        model = _load(hub.local_directory(config.model.pretrained, "spec.model.pretrained", hub.MODEL_FILES))
     else:
         model = _from_scratch(model_config(config, tokens), config.training.seed)
     check_fit(model.config, config, tokens)

@@ -21,12 +21,14 @@ from llmtrain_operator.api.types import (
     Duration,
     Fraction,
     FreeForm,
+    ModelPlace,
     NonNegative,
     Place,
     Positive,
     Ratio,
 )
 from llmtrain_operator.contract.presets import PRESETS
+from llmtrain_operator.contract.uris import HUB_ID
 
 
 def _known_preset(name: str) -> str:
@@ -129,8 +131,9 @@ class Model(Record):
     """An architecture of your own, with fresh weights."""
     config: FreeForm | None = None
     """A Hugging Face model config, such as {model_type: llama, hidden_size: 512, ...}, with fresh weights."""
-    pretrained: Place | None = None
-    """Directory of a Hugging Face model to start from: a path in the pod, file:///path or pvc://claim/path."""
+    pretrained: ModelPlace | None = None
+    """A Hugging Face model to start from: its directory (a path in the pod, file:///path or pvc://claim/path), or its
+    hub id, ORG/NAME or ORG/NAME@REVISION, which members fetch from HF_ENDPOINT with HF_TOKEN."""
 
 
 class Data(Record):
@@ -144,8 +147,8 @@ class Data(Record):
     """Format of the files; auto goes by suffix. Default auto."""
     text_field: Annotated[str, Field(min_length=1, max_length=256)] = "text"
     """Field (JSONL) or column (Parquet) that holds the text. Default text."""
-    tokenizer: Annotated[str, Field(pattern=rf"^(byte|/.*|file:///.*|{CLAIM})$", max_length=1024)] = "byte"
-    """byte, or where a tokenizer.json or a Hugging Face tokenizer directory lies. Default byte."""
+    tokenizer: Annotated[str, Field(pattern=rf"^(byte|/.*|file:///.*|{CLAIM}|{HUB_ID})$", max_length=1024)] = "byte"
+    """byte, or where a tokenizer.json or a Hugging Face tokenizer directory lies, or a hub id. Default byte."""
     sequence_length: Annotated[int, Field(ge=2, le=2**24)] = 256
     """Tokens per sample. Default 256."""
     validation_fraction: Fraction = 0.01

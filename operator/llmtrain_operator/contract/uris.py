@@ -1,16 +1,29 @@
 """Where a URI of the job spec (data.source, model.pretrained, output) lies inside a training pod. Pure.
 
 `pvc://claim/path` is a path inside a PersistentVolumeClaim that the operator mounts; `file:///path` and a plain path
-are paths of the pod's own file system, such as the image's or a volume's of the template. Every function here raises
-ValueError that names the URI and what is accepted.
+are paths of the pod's own file system, such as the image's or a volume's of the template. Functions on places of the
+file system raise a ValueError that names the URI and what is accepted.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from llmtrain_operator.contract import names
+
+HUB_ID: Final = r"[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*(@[A-Za-z0-9][-A-Za-z0-9._/]*)?"
+"""A model on a hub: ORG/NAME, or ORG/NAME@REVISION with a branch, tag or commit."""
+
+
+def hub_id(place: str) -> tuple[str, str | None] | None:
+    """Repository and revision (None: the default branch) if `place` is a hub id."""
+    if not re.fullmatch(HUB_ID, place):
+        return None
+    repository, _, revision = place.partition("@")
+    return repository, revision or None
 
 
 def mount_path(claim: str, root: str = names.VOLUME_ROOT) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer import config
+from llmtrain_trainer import config, hub
 from llmtrain_trainer.data.corpus import Corpus, find_files
 from llmtrain_trainer.data.packing import open_packed
 from llmtrain_trainer.data.prefetching import Prefetch, prefetch
@@ -53,8 +53,7 @@ def open_dataset(data: config.Data, cache_dir: Path) -> Dataset:
     Raises TrainerError: DataMissing, DataCorrupt, InvalidConfig, or OutputUnwritable for the cache.
     """
     source = Path(config.local_path(data.source, "spec.data.source"))
-    local = data.tokenizer if data.tokenizer == BYTE else config.local_path(data.tokenizer, "spec.data.tokenizer")
-    tokenizer = load_tokenizer(local)
+    tokenizer = load_tokenizer(_local(data.tokenizer))
     corpus = Corpus(find_files(source, data.include, data.format), data.text_field, tolerant=source.is_dir())
     tokens, index = open_packed(corpus, tokenizer, cache_dir)
     train, validation = split(tokens, data.sequence_length, data.validation_fraction)
@@ -65,6 +64,12 @@ def open_dataset(data: config.Data, cache_dir: Path) -> Dataset:
             f"sample needs spec.data.sequenceLength + 1 = {data.sequence_length + 1}; add text or shorten the samples",
         )
     return Dataset(train, validation, tokenizer, index.tokens, index.digest, index.skipped)
+
+
+def _local(tokenizer: str) -> str:
+    if tokenizer == BYTE:
+        return tokenizer
+    return hub.local_directory(tokenizer, "spec.data.tokenizer", hub.TOKENIZER_FILES)
 
 
 def cache_directory() -> Path:
