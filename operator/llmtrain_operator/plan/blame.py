@@ -44,7 +44,7 @@ def settling(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> b
 def blame(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> Blame:
     """The cause of the loss of `current`, of which `lost` are gone. A member that is simply not there any more explains
     the broken connections of the others."""
-    first = min(lost, key=lambda loss: not loss.own_end)
+    first = min(lost, key=lambda loss: (not loss.own_end, loss.failed))
     silent = any(not loss.failed for loss in lost)
     reported = {f: member for f, member in _failures(run, current) if not (silent and failure.is_secondary(f))}
     cause = failure.root_cause(reported) or _gone(run, current, first)

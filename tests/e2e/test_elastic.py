@@ -1,0 +1,204 @@
+"""Faults and sizes on real kubelets: what a job with durable storage lives through, going on where it was."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devcluster.cluster import Cluster
+from tests.e2e.test_job import FOREVER, job, members
+from tests.support.kube import Kubectl, KubectlError
+from tests.support.story import Story
+
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "checkpoints"},
+    "spec": {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "shared",
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
+APART = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [
+        {"labelSelector": {"matchLabels": {"llmtrain.io/job": "j"}}, "topologyKey": "kubernetes.io/hostname"}
+    ]
+}
+SYSTEM = "llmtrain-system"
+
+
+def durable(lowest: int, **spec: Any) -> dict[str, Any]:
+    """A job that never ends, on up to three nodes, one member each, with a checkpoint every few steps."""
+    return job(
+        steps=FOREVER,
+        nodes={"min": lowest, "max": 3},
+        checkpoint={"durable": {"storage": "pvc://checkpoints/j", "everySteps": 20}},
+        template={"spec": {"affinity": {"podAntiAffinity": APART}}},
+        **spec,
+    )
+
+
+@pytest.fixture
+def leader(installed: Cluster) -> str:
+    """The node of the operator that leads; it stays on, because this is not about the operator's own faults."""
+    system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
+    holder = system.get("lease", "llmtrain")["spec"]["holderIdentity"]
+    node: str = next(
+        pod["spec"]["nodeName"] for pod in system.items("pod") if holder.startswith(pod["metadata"]["name"])
+    )
+    return node
+
+
+def nodes_of(kubectl: Kubectl) -> dict[str, int]:
+    """Index of the member on each node."""
+    pods = members(kubectl).values()
+    return {p["spec"]["nodeName"]: int(p["metadata"]["labels"]["llmtrain.io/member-index"]) for p in pods}
+
+
+def until_saved(story: Story, since: float = 0.0) -> int:
+    """Wait for a round of three that has done more than its newest checkpoint; the checkpoint's step."""
+    seen = story.until(
+        lambda m: m.size == 3 and m.trains and 0 < m.status.get("checkpoint", {}).get("step", 0) < m.step, since=since
+    )
+    return int(seen.status["checkpoint"]["step"])
+
+
+def events(kubectl: Kubectl, reason: str) -> list[str]:
+    """What was said under this reason."""
+    return [event["message"] for event in kubectl.items("event") if event["reason"] == reason]
+
+
+def never_at_the_beginning_again(story: Story, saved: int) -> None:
+    """Once there was a checkpoint at step `saved`, no status showed an earlier step."""
+    begun = next(
+        i for i, moment in enumerate(story.moments) if moment.status.get("checkpoint", {}).get("step") == saved
+    )
+    assert min(moment.step for moment in story.moments[begun:]) >= saved
+
+
+def adds_up(status: dict[str, Any], *causes: str) -> None:
+    """Each of these causes took time, and none was lost."""
+    assert {cause for cause in causes if status["ledger"].get(cause, 0) > 0} == set(causes)
+
+
+def test_a_node_goes_off_and_comes_back(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
+    """Two go on within seconds, long before Kubernetes knows; the third joins them again at a step boundary."""
+    kubectl.apply(CLAIM, durable(2))
+    with Story(kubectl) as story:
+        saved = until_saved(story)
+        lost = next(name for name in nodes_of(kubectl) if name != leader)
+        node = installed.node(lost)
+        node.off()
+        off = time.monotonic()
+        try:
+            decided = story.until(lambda m: m.round == 2, since=off)
+            stepped = story.until(lambda m: m.round == 2 and m.trains and m.status["state"] == "Running", since=off)
+            print(f"node off: new round after {decided.at - off:.1f} s, next step after {stepped.at - off:.1f} s")
+            assert (decided.size, stepped.status["restarts"]) == (2, 1)
+            assert decided.at - off < 12
+            assert stepped.condition("Resizing")["reason"] == "WaitingForMembers"
+        finally:
+            node.on()
+        back = story.until(lambda m: m.size == 3 and m.trains and m.status["state"] == "Running", since=stepped.at)
+        assert (back.status["restarts"], back.status["lastFailure"]["reason"]) == (1, "PodLost")
+        assert back.condition("Resizing")["status"] == "False"
+        never_at_the_beginning_again(story, saved)
+    adds_up(back.status, "productive", "restart", "resize")
+    assert any(said.startswith("round 2 goes on at step") for said in events(kubectl, "Restored"))
+    assert events(kubectl, "RoundClosed")
+
+
+def test_sizes_and_second_lives(kubectl: Kubectl, installed: Cluster) -> None:
+    """Scaled down and up, a pod deleted, suspended and resumed, deleted and applied again: the step only grows."""
+    kubectl.apply(CLAIM, durable(1))
+    with Story(kubectl) as story:
+        until_saved(story)
+        with pytest.raises(KubectlError, match=r"nodes\.desired must lie between nodes\.min and nodes\.max"):
+            kubectl("scale", "ltj/j", "--replicas=9")
+        kubectl("scale", "ltj/j", "--replicas=2")
+        two = story.until(lambda m: m.size == 2 and m.trains)
+        assert two.status["nodes"] == "2/2"
+        kubectl("scale", "ltj/j", "--replicas=3")
+        three = story.until(lambda m: m.size == 3 and m.trains, since=two.at)
+        assert (three.status["restarts"], three.step >= two.step > 0) == (0, True)
+        kubectl("delete", "pod", three.status["round"]["members"][1]["pod"], "--wait=false")
+        drained = story.until(lambda m: m.size == 2 and m.trains, since=three.at)
+        assert drained.status["restarts"] == 0, "it had time to save"
+        whole = story.until(lambda m: m.size == 3 and m.trains, since=drained.at)
+        kubectl("delete", "pod", whole.status["round"]["members"][1]["pod"], "--grace-period=0", "--force")
+        grown = story.until(lambda m: m.round > whole.round + 1 and m.size == 3 and m.trains, since=whole.at)
+        assert (grown.status["restarts"], grown.status["failuresCounted"]) == (1, 0)
+        kubectl("patch", "ltj", "j", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+        rest = story.until(lambda m: m.status["state"] == "Suspended", since=grown.at)
+        assert rest.step >= grown.step
+        never_at_the_beginning_again(story, rest.status["checkpoint"]["step"])
+    kubectl("delete", "ltj", "j", "--wait")
+    kubectl.apply(durable(1))
+    with Story(kubectl) as story:
+        again = story.until(lambda m: m.trains)
+    assert again.step >= again.status["checkpoint"]["restoredStep"] >= rest.step
+    assert again.status["round"]["number"] == 1
+
+
+def test_a_member_that_is_cut_off_writes_nothing(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
+    """Its node's network is cut while it can still reach the storage: everything written afterwards is the others'."""
+    kubectl.apply(CLAIM, durable(2))
+    with Story(kubectl) as story:
+        until_saved(story)
+        folder = installed.shared / kubectl.get("pvc", "checkpoints")["spec"]["volumeName"] / "j"
+        node = installed.node(next(name for name in nodes_of(kubectl) if name != leader))
+        cut = members(kubectl)
+        node.partition()
+        try:
+            others = story.until(lambda m: m.round == 2 and m.size == 2 and m.trains)
+            later = story.until(
+                lambda m: m.round == 2 and m.status["checkpoint"]["step"] > others.status["checkpoint"]["step"]
+            )
+        finally:
+            node.heal()
+        whole = story.until(lambda m: m.size == 3 and m.trains, seconds=120, since=later.at)
+        assert {m["uid"] for m in whole.status["round"]["members"]} != {p["metadata"]["uid"] for p in cut.values()}
+    fences = sorted(folder.glob("fence-*.json"))
+    assert json.loads(fences[1].read_text())["content"]["round"] == 2
+    assert written_by_older(folder, fences[1]) == []
+
+
+def written_by_older(folder: Path, fence: Path) -> list[str]:
+    """Shards and manifests that an older round wrote after `fence` was set."""
+    number, since = int(fence.stem.split("-")[1]), fence.stat().st_mtime
+    late = []
+    for file in folder.glob("step-*/*"):
+        if file.name == "manifest.json":
+            owner = int(json.loads(file.read_text())["content"]["fence"])
+        else:
+            owner = int(file.name.split("-")[1])
+        if owner < number and file.stat().st_mtime > since:
+            late.append(f"{file.parent.name}/{file.name}")
+    return late
+
+
+def test_too_few_nodes_are_waited_for(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
+    """Two of three nodes go off: the job waits and says for whom; with one of them back it goes on where it was."""
+    kubectl.apply(CLAIM, durable(2))
+    with Story(kubectl) as story:
+        saved = until_saved(story)
+        off = [installed.node(name) for name in nodes_of(kubectl) if name != leader]
+        for node in off:
+            node.off()
+        dark = time.monotonic()
+        try:
+            waits = story.until(lambda m: m.condition("Recovering").get("reason") == "BelowMinimum", since=dark)
+            assert "1 of at least 2 members are ready" in waits.condition("Running")["message"]
+            assert waits.status["state"] == "Recovering"
+        finally:
+            for node in off:
+                node.on()
+        back = story.until(lambda m: m.size >= 2 and m.trains, since=waits.at)
+        never_at_the_beginning_again(story, saved)
+    adds_up(back.status, "productive", "waiting")
+    assert events(kubectl, "BelowMinimum")
