@@ -10,10 +10,12 @@ import traceback
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from devcluster.pki import Authority
 from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint import proof
 from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced, shard_name
@@ -23,6 +25,7 @@ from llmtrain_trainer.checkpoint.stored import manifest_name
 from llmtrain_trainer.checkpoint.tool import main
 from tests.support import checkpoints, damage
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
+from tests.support.sts import token_service
 
 STEP = "step-000000000001"
 MIB = 2**20
@@ -307,6 +310,36 @@ def test_a_full_disk_behind_the_server_is_told_and_recovers(tmp_path):
     finally:
         server.stop()
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_workload_identity_and_a_private_authority_need_no_keys(tmp_path, monkeypatch):
+    """Keys come from a token service (a stand-in) for the service account's token; everything goes over TLS."""
+    authority = Authority(tmp_path / "pki", datetime.now(UTC))
+    authority.issue("server", "server", names=["127.0.0.1"])
+    cert, key = (tmp_path / "pki" / f"server.{kind}" for kind in ("crt", "key"))
+    token = tmp_path / "token"
+    token.write_text("the-pods-token")
+    server = S3Server(tmp_path / "buckets")
+    server.bucket("checkpoints")
+    server.start(cert=cert, key=key)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        url, asked = stack.enter_context(token_service(cert, key, ACCESS_KEY, SECRET_KEY))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/checkpoints")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+        error = failure(lambda: open_storage("s3://checkpoints/job").list())
+        assert error.reason == names.REASON_STORAGE_DENIED
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "pki" / "ca.crt"))
+        storage = open_storage("s3://checkpoints/job")
+        catalog = Catalog(storage)
+        checkpoints.save(catalog, catalog.claim("a", 1), 10)
+        big = memoryview(bytes(20 * MIB))
+        storage.write("big", iter([big[: 9 * MIB], big[9 * MIB :]]), len(big))
+        assert checkpoints.restore(storage) == checkpoints.expected(10, 2)
+        assert asked[0]["WebIdentityToken"] == "the-pods-token"
+        assert asked[0]["RoleArn"].endswith("role/checkpoints")
 
 
 def test_the_tool_takes_the_servers_address_from_the_environment(server, place, storage, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -30,12 +31,13 @@ class S3Server:
         self.root, self._host, self._prefix = root, host, tuple(prefix)
         self.port = port or _free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._tls = False
         root.mkdir(exist_ok=True)
 
     @property
     def endpoint(self) -> str:
         """URL of the server."""
-        return f"http://{self._host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,8 +60,10 @@ class S3Server:
         for path in (self.root / name, self.metadata / name):
             shutil.rmtree(path, ignore_errors=True)
 
-    def start(self, *options: str) -> None:
-        """Start it with these global options of versitygw, and return when it answers."""
+    def start(self, *options: str, cert: Path | None = None, key: Path | None = None) -> None:
+        """Start it with these global options of versitygw, and return when it answers; with a certificate over TLS."""
+        self._tls = cert is not None
+        options += ("--cert", str(cert), "--key", str(key)) if self._tls else ()
         program = str(binaries.ensure().path("versitygw"))
         keys = ["--access", ACCESS_KEY, "--secret", SECRET_KEY]
         where = ["--port", f"{self._host}:{self.port}", "--health", _HEALTH, "--quiet"]
@@ -126,7 +130,9 @@ def s3_server(root: Path, *buckets: str) -> Iterator[S3Server]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:
+        anyone = ssl.create_default_context()
+        anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+        with urllib.request.urlopen(url, timeout=1, context=anyone) as response:
             return response.status == 200
     except OSError:
         return False

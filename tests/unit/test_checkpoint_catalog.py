@@ -192,6 +192,29 @@ def test_prune_keeps_the_newest(storage, keep):
     assert restore(storage) == expected(40, 2)
 
 
+def test_a_removal_that_is_cut_short_leaves_no_manifest_without_shards(storage, monkeypatch):
+    """What is left counts as never committed, not as damaged."""
+    catalog = Catalog(storage)
+    fence = catalog.claim("a", 1)
+    for step in (10, 20):
+        save(catalog, fence, step)
+    delete, calls = storage.delete, []
+
+    def once(names) -> None:
+        calls.append(names)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        delete(names)
+
+    monkeypatch.setattr(storage, "delete", once)
+    with pytest.raises(KeyboardInterrupt):
+        catalog.prune(1)
+    assert [(c.step, c.state) for c in catalog.checkpoints()] == [(20, "valid"), (10, "incomplete")]
+    monkeypatch.undo()
+    catalog.prune(1)
+    assert storage.list().directories == (step_directory(20),)
+
+
 def test_prune_never_counts_a_damaged_checkpoint_as_kept(storage, tmp_path):
     """With keep 1 and a damaged newest one, the valid one before it stays; so does the damaged one, for its owner."""
     catalog = Catalog(storage)
