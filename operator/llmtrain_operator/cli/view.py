@@ -20,10 +20,11 @@ _STYLES: Final = {
     "Failed": "bold red",
     "Invalid": "bold red",
     "Recovering": "yellow",
+    "Resizing": "yellow",
     "Suspended": "blue",
 }
 # Conditions whose message is worth a line while they have this status.
-_TELLING: Final = {"Valid": "False", "Running": "False", "Suspended": "False", "Resizing": "True"}
+_TELLING: Final = {"Valid": "False", "Running": "False", "Suspended": "False", "Resizing": "True", "Durable": "False"}
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LAST_EVENTS: Final = 5
 _LAST_TRACEBACK_LINES: Final = 12
