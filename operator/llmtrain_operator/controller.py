@@ -34,6 +34,7 @@ from llmtrain_operator.state import (
     FillDesired,
     JobView,
     Observed,
+    Obstacle,
     Plan,
     PodView,
 )
@@ -52,6 +53,8 @@ AT_ONCE = 16
 """Pods of one job that are created or deleted at the same time."""
 CONFLICT_PAUSE = 0.05
 """Seconds after which a pass that was overtaken by someone's write is made again."""
+PREDECESSOR_PAUSE = 0.5
+"""Seconds between two looks at whether the objects of an earlier job of the name are gone."""
 REFUSAL_PAUSE = 30.0
 """Seconds before a pod that the API server refused (quota, admission) is tried again."""
 CHILDREN_TRUST = 300.0
@@ -86,6 +89,7 @@ class Controller:
         self.agents = AgentBook(time.monotonic)
         self._applied: dict[str, tuple[str, float]] = {}
         self._refused: dict[str, dict[int, tuple[float, str]]] = {}
+        self._unmade: dict[str, tuple[float, Obstacle]] = {}
         self._written: dict[str, float] = {}
         self._parsed: dict[str, tuple[tuple[str, int], JobSpec | None, tuple[Problem, ...]]] = {}
 
@@ -128,10 +132,13 @@ class Controller:
         for batch in _batches(decided.actions):
             if not all(await _together(self._act(raw, job, spec, action) for action in batch)):
                 wait = CONFLICT_PAUSE
+                if isinstance(batch[0], ApplyChildren):
+                    wait = PREDECESSOR_PAUSE
+                    break  # no pod without its account, its policy and its gang
         for event in decided.events:
             self._cluster.post_event(raw, event.reason, event.message, warning=event.type == "Warning")
         self._metrics.job(job.namespace, job.name, decided.status)
-        pause = REFUSAL_PAUSE if self._refused.get(key) else None
+        pause = REFUSAL_PAUSE if self._refused.get(key) or key in self._unmade else None
         return min((t for t in (wait, decided.look_again, pause) if t is not None), default=None)
 
     def _forget(self, key: str) -> None:
@@ -139,7 +146,7 @@ class Controller:
         self._publisher.publish(Publish(key, {}))
         self._metrics.forget(namespace, name)
         self.agents.forget_all_but((), namespace, key)
-        for memory in (self._applied, self._written, self._parsed, self._refused):
+        for memory in (self._applied, self._written, self._parsed, self._refused, self._unmade):
             memory.pop(key, None)
 
     def _parse(self, job: JobView, raw: Mapping[str, Any]) -> tuple[JobSpec | None, tuple[Problem, ...]]:
@@ -161,6 +168,9 @@ class Controller:
         obstacle = scheduling.obstacle(spec, self._cluster.serves) if spec else None
         wanted = _digest(self._children(job, spec, pods)) if spec else ""
         applied = digest == wanted and now - since < CHILDREN_TRUST
+        if unmade := self._unmade.get(job.key):
+            obstacle = obstacle or unmade[1]
+            applied = now - unmade[0] < REFUSAL_PAUSE  # until then they are not tried again
         refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
         return Observed(pods, self.agents.views(pods), applied, refused, obstacle)
 
@@ -199,13 +209,15 @@ class Controller:
             return False
         except Rejected as error:
             # Quota, admission, a malformed template: the user has to hear of it; other actions still go ahead.
+            if isinstance(action, ApplyChildren):
+                self._unmade[job.key] = (time.monotonic(), Obstacle("ObjectsRefused", str(error)))
             if isinstance(action, CreatePod):
                 self._refused.setdefault(job.key, {})[action.index] = (time.monotonic(), str(error))
                 # What it lacks may be the account, when the garbage of an earlier job of that name was collected late.
                 self._applied.pop(job.key, None)
             self._cluster.post_event(raw, f"{type(action).__name__}Rejected", str(error), warning=True)
             log.warning("%s: %s: %s", job.key, action, error)
-            return not isinstance(action, CreatePod)  # the next pass says so in the status
+            return not isinstance(action, CreatePod | ApplyChildren)  # the next pass says so in the status
         return True
 
     async def _perform(self, job: JobView, spec: JobSpec | None, action: Action) -> None:
@@ -215,6 +227,7 @@ class Controller:
                 objects = self._children(job, spec, self._cluster.pods(job.key))
                 await _together(self._cluster.apply(child) for child in objects)
                 self._applied[job.key] = (_digest(objects), time.monotonic())
+                self._unmade.pop(job.key, None)
             case FillDesired(value):
                 # As it is after this pass's own status write, not as it was observed.
                 if (newest := self._cluster.job(job.key)) is not None:

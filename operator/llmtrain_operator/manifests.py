@@ -15,7 +15,7 @@ from llmtrain_operator import network, places, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
-from llmtrain_operator.policy import Policy
+from llmtrain_operator.policy import UNLIMITED, Policy
 from llmtrain_operator.state import JobView
 
 UID: Final = 65532
@@ -40,7 +40,7 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     member_egress: tuple[network.Rule, ...] | None = None
     """Where every member may connect to, beside what its job needs; None: jobs get no NetworkPolicy."""
-    policy: Policy = Policy()
+    policy: Policy = UNLIMITED
     """What each namespace is granted."""
 
 

@@ -7,7 +7,7 @@ mistakes and careless use; a script of the user's own may write wherever its cre
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationError
 
@@ -64,6 +64,10 @@ class Policy(Record):
         said = own.model_dump(exclude_unset=True)
         defaults = {**self.default.defaults.model_dump(exclude_unset=True), **said.pop("defaults", {})}
         return Grant.model_validate({**self.default.model_dump(exclude={"defaults"}), **said, "defaults": defaults})
+
+
+UNLIMITED: Final = Policy()
+"""Where nothing is said."""
 
 
 def read(text: str) -> Policy:

@@ -44,7 +44,10 @@ class ClusterPort(Protocol):
         """Whether this optional API is there, as of some seconds ago."""
 
     async def apply(self, obj: Mapping[str, Any]) -> None:
-        """Make the fields of `obj` hold, creating it if need be. Raises `Rejected`, `Unavailable`."""
+        """Make the fields of `obj` hold, creating it if need be.
+
+        Raises `Conflict` if an earlier job's object of that name is not gone yet, `Rejected`, `Unavailable`.
+        """
 
     async def create(self, obj: Mapping[str, Any]) -> None:
         """Create `obj`; one of that name with the same controlling owner counts as created.

@@ -11,12 +11,12 @@ from llmtrain_operator import controller
 from llmtrain_operator.cluster import discovery
 from llmtrain_operator.cluster.client import NotFound
 from llmtrain_operator.cluster.cluster import Cluster
-from llmtrain_operator.cluster.resources import JOBS, PODS, Resource
+from llmtrain_operator.cluster.resources import BY_KIND, JOBS, PODS, Resource
 from llmtrain_operator.contract import names
 from llmtrain_operator.controller import Controller
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
-from llmtrain_operator.ports import Rejected
+from llmtrain_operator.ports import Conflict, Rejected
 from llmtrain_operator.workqueue import WorkQueue
 from tests.support.schedulers import COSCHEDULING, CRDS, KUEUE, VOLCANO, GangScheduler, Kueue
 
@@ -164,6 +164,31 @@ async def test_kueue_admits_the_least_that_trains_as_one_and_more_as_there_is_qu
         queue.quota = 4
         await until_held(False, False, False, False)
         await operator.until("False", "Unschedulable")  # there are no nodes, says the real scheduler
+
+
+async def test_what_is_not_the_jobs_is_left_alone(operator, client, namespace):
+    """A job of the name of someone's service takes nothing over, says so, and starts when the name is free."""
+    services = BY_KIND["Service"]
+    theirs = {"metadata": {"name": "a"}, "spec": {"selector": {"app": "theirs"}, "ports": [{"port": 80}]}}
+    before = await client.request("create", services, namespace, body=theirs)
+    await operator.apply({"min": 1})
+    assert "Service a exists and is not the job's" in await operator.until("False", "ObjectsRefused")
+    assert await client.request("get", services, namespace, "a") == before
+    assert await operator.pods() == []
+    await client.request("delete", services, namespace, "a")
+    await operator.until("False", "Unschedulable")
+
+
+async def test_what_an_earlier_job_of_the_name_left_is_waited_for(operator, client, namespace):
+    """The garbage collector is on its way: that is no refusal, and nothing of it is taken over."""
+    await operator.apply({"min": 1})
+    await operator.until("False", "Unschedulable")
+    mine = await client.request("get", BY_KIND["Service"], namespace, "a")
+    again = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": namespace}}
+    owner = mine["metadata"]["ownerReferences"][0] | {"uid": "11111111-2222-3333-4444-555555555555"}
+    again["metadata"]["ownerReferences"] = [owner]
+    with pytest.raises(Conflict, match="Service a is an earlier job's and not gone yet"):
+        await operator.port.apply(again)
 
 
 async def test_a_quota_is_told_in_the_servers_words_and_lifted_without_a_nudge(operator, client, namespace):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmtrain_operator.contract.wire import AgentUpdate, Checkpoints, Progress, Publish, Report
-from llmtrain_operator.controller import Controller
+from llmtrain_operator.controller import PREDECESSOR_PAUSE, REFUSAL_PAUSE, Controller
 from llmtrain_operator.manifests import Settings
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.policy import Policy
@@ -51,6 +51,7 @@ class OneJob:
         raise AssertionError(f"no job here asks for {api}")
 
     async def apply(self, obj: Mapping[str, Any]) -> None:
+        self._fail("apply")
         self.applied.append(obj["kind"])
 
     async def create(self, obj: Mapping[str, Any]) -> None:
@@ -184,3 +185,21 @@ async def test_a_job_over_what_its_namespace_is_granted_is_invalid() -> None:
         "limit maxNodes of namespace d: at most 2 nodes per job (is 3). Take fewer, or ask us for more"
         in valid["message"]
     )
+
+
+async def test_no_pod_is_made_before_the_jobs_own_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is taken is told, no pod borrows what is another's, and it goes on when the name is free."""
+    cluster = OneJob()
+    controller = controller_of(cluster)
+    cluster.trouble["apply"] = Rejected("Service j exists and is not the job's: rename the job or delete it")
+    assert await controller.reconcile(KEY) == PREDECESSOR_PAUSE
+    assert await controller.reconcile(KEY) == 0.0
+    scheduled = next(c for c in cluster.statuses[-1]["conditions"] if c["type"] == "Scheduled")
+    assert (scheduled["status"], scheduled["reason"], cluster.created) == ("False", "ObjectsRefused", [])
+    assert "Service j exists" in scheduled["message"]
+    assert await controller.reconcile(KEY) == REFUSAL_PAUSE, "tried again then, not at once"
+    del cluster.trouble["apply"]
+    monkeypatch.setattr("llmtrain_operator.controller.REFUSAL_PAUSE", 0.0)
+    await controller.reconcile(KEY)
+    await controller.reconcile(KEY)
+    assert len(cluster.created) == 1

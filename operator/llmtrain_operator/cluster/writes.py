@@ -12,20 +12,38 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llmtrain_operator.cluster.client import Client, NotFound
-from llmtrain_operator.cluster.resources import BY_KIND, JOBS, controller_of, resource_of
+from llmtrain_operator.cluster.resources import BY_KIND, JOBS, Resource, controller_of, resource_of
 from llmtrain_operator.contract import names
-from llmtrain_operator.ports import Conflict
+from llmtrain_operator.ports import Conflict, Rejected
 
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER}
 
 
 async def apply(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the fields of `obj` hold, whoever held them before. Returns the object as it is now."""
+    """Make the fields of `obj` hold, whoever held them before. Returns the object as it is now.
+
+    An owned object is never made of one that is somebody else's: it would go when its new owner goes. One of an earlier
+    job of the name is a `Conflict` (the garbage collector is on its way), any other is `Rejected`.
+    """
+    resource, metadata = resource_of(obj), obj["metadata"]
+    place = metadata.get("namespace", ""), metadata["name"]
+    if controller_of(obj):
+        await _check_ours(client, resource, obj)
+    return await client.request("apply", resource, *place, query={**_MANAGER, "force": "true"}, body=obj)
+
+
+async def _check_ours(client: Client, resource: Resource, obj: Mapping[str, Any]) -> None:
     metadata = obj["metadata"]
-    query = {**_MANAGER, "force": "true"}
-    return await client.request(
-        "apply", resource_of(obj), metadata.get("namespace", ""), metadata["name"], query=query, body=obj
-    )
+    try:
+        found = await client.request("get", resource, metadata.get("namespace", ""), metadata["name"])
+    except NotFound:
+        return
+    if controller_of(found) == controller_of(obj):
+        return
+    what = f"{resource.kind} {metadata['name']}"
+    if any(owner["kind"] == names.KIND for owner in found["metadata"].get("ownerReferences") or ()):
+        raise Conflict(f"{what} is an earlier job's and not gone yet")
+    raise Rejected(f"{what} exists and is not the job's: rename the job or delete it")
 
 
 async def create(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
