@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from torch.distributed import HashStore
+from torch.distributed import HashStore, TCPStore
 
-from llmtrain_trainer.checkpoint.accord import Accord
+from llmtrain_operator.contract import names
+from llmtrain_trainer.checkpoint.accord import Accord, join_accord
 from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced
 from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.saver import Saver, Writer
@@ -165,3 +166,17 @@ def test_a_state_that_is_no_json_is_a_failed_save_and_no_crash(tmp_path):
     assert [rank.end().committed for rank in ranks] == [False, False]
     assert "the checkpoint failed: TypeError" in ranks[0].outcomes[0].message
     assert json.dumps(ranks[0].outcomes[0].message)
+
+
+def test_workers_of_a_new_pod_and_of_an_old_one_meet(monkeypatch):
+    """torch's restart count begins anew with a pod, so it is no part of what a round's workers call their meeting."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setenv(names.ENV_ROUND, "3")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    new = join_accord(0, 2)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    old = join_accord(1, 2)
+    new.say_fence(1, 7)
+    assert old.fence(1) == 7

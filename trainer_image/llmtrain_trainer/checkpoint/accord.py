@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -127,9 +128,15 @@ class Accord:
 def join_accord(rank: int, world_size: int) -> Accord:
     """The accord of this round, by a connection of its own to the store that the workers met at."""
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_CONNECT)
-    # A plain torchrun keeps one store for all its restarts.
-    attempt = f"{os.environ.get(names.ENV_ROUND, '0')}.{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    return Accord(PrefixStore(f"checkpoint/{attempt}", store), rank, world_size)
+    return Accord(PrefixStore(f"checkpoint/{_attempt(os.environ)}", store), rank, world_size)
+
+
+def _attempt(environment: Mapping[str, str]) -> str:
+    """What all workers of a round call it, and of no other. Restarts are no name: a new pod has had fewer of them."""
+    if number := environment.get(names.ENV_ROUND):
+        return f"round-{number}"
+    # A plain torchrun, which keeps one store for all its restarts and counts them alike everywhere.
+    return f"restart-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _failure(error: TrainerError) -> dict[str, Any]:
