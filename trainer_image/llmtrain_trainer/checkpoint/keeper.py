@@ -127,7 +127,8 @@ class Keeper:
             self._begin(self._saver, standing())
         elif action == "put off":
             self._put_off += 1
-            self._teller.say(f"checkpoint of step {standing().step} put off ({self._put_off} so far): {why}")
+            if self._put_off == 1:
+                self._teller.say(f"checkpoint of step {standing().step} put off: {why}")
         elif not self._prepared:
             self._prepared = True
             self._saver.prepare(self._live_state().pieces())
@@ -168,6 +169,9 @@ class Keeper:
         outcome = self._saver.take() if self._saver else None
         if outcome is None:
             return
+        if self._put_off:
+            self._teller.say(f"the checkpoint of step {outcome.step} put off the next by {self._put_off} steps")
+            self._put_off = 0
         if outcome.committed:
             self._history = self._history.saved(outcome.step, self._began)
         elif outcome.reason == names.REASON_FENCED:
