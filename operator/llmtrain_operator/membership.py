@@ -81,16 +81,20 @@ def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | N
     return None
 
 
-def left(current: Round, agents: Mapping[str, AgentView]) -> frozenset[str]:
-    """UIDs of the members whose workers have ended as they were asked to: they are joining again, without a failure."""
-    return frozenset(m.uid for m in current.members if _left(current.number, agents.get(m.uid)))
+def left(current: Round, agents: Mapping[str, AgentView], *, anyhow: bool = False) -> frozenset[str]:
+    """UIDs of the members whose workers have ended as they were asked to: they are joining again, without a failure.
+
+    `anyhow`: a failure counts as well, because a script that is told to end may do so in any way.
+    """
+    return frozenset(m.uid for m in current.members if _left(current.number, agents.get(m.uid), anyhow))
 
 
-def _left(number: int, agent: AgentView | None) -> bool:
+def _left(number: int, agent: AgentView | None, anyhow: bool) -> bool:
     report = agent.report if agent else None
-    if report is None or report.state != "joining" or report.round != number:
+    if report is None or report.round != number or report.state not in ("joining", "failed"):
         return False
-    return report.failure is None or report.failure.round != number
+    failed = report.failure is not None and report.failure.round == number
+    return anyhow or (report.state == "joining" and not failed)
 
 
 def drained(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:

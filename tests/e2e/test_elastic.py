@@ -154,8 +154,11 @@ def test_a_member_that_is_cut_off_writes_nothing(kubectl: Kubectl, installed: Cl
         node = installed.node(next(name for name in nodes_of(kubectl) if name != leader))
         cut = members(kubectl)
         node.partition()
+        off = time.monotonic()
         try:
-            others = story.until(lambda m: m.round == 2 and m.size == 2 and m.trains)
+            decided = story.until(lambda m: m.round == 2, since=off)
+            others = story.until(lambda m: m.round == 2 and m.size == 2 and m.trains, since=off)
+            print(f"cut off: new round after {decided.at - off:.1f} s, next step after {others.at - off:.1f} s")
             later = story.until(
                 lambda m: m.round == 2 and m.status["checkpoint"]["step"] > others.status["checkpoint"]["step"]
             )

@@ -344,6 +344,20 @@ def test_a_script_is_resized_when_the_user_says_so() -> None:
     assert set(job.told.values()) == {"save", "wait"}
 
 
+def test_a_script_may_end_any_how_when_it_is_told_to() -> None:
+    """One that breaks because its peer obeyed first is no failure, and the one that still saves is not cut short."""
+    job = Job(script, **OWN)
+    job.fields["nodes"] = NODES | {"desired": 2}
+    job.look(*map(script, range(3)))
+    broken = agent(1, "failed", 1, failure=Failure(names.REASON_USER_ERROR, "connection closed by peer", 1, rank=1))
+    job.look(script(0), broken, gone(2))
+    assert (job.told, job.status.restarts) == ({"u0": "save", "u1": "save", "u2": "save"}, 0)
+    job.look(gone(0), broken, gone(2))
+    assert (job.status.round, job.status.restarts, job.status.last_failure) == (None, 0, None)
+    job.look(gone(0), gone(1, failure=broken.report.failure), gone(2))
+    assert job.members == [0, 1]
+
+
 def test_a_script_that_reports_checkpoints_is_treated_like_our_trainer() -> None:
     """It has shown that it goes on from them."""
     job = Job(script, **OWN)

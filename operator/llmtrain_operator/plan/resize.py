@@ -60,15 +60,24 @@ def drained(run: Draft, current: Round) -> frozenset[str]:
     return membership.drained(current, run.pods, run.observed.agents) if run.resumable and run.trains else frozenset()
 
 
-def over(run: Draft, current: Round, gone: frozenset[str], lost: tuple[membership.Loss, ...]) -> bool:
+def left(run: Draft, current: Round) -> frozenset[str]:
+    """UIDs of members that have left the round because they were told to."""
+    if run.ending is None:
+        return frozenset()
+    return membership.left(current, run.observed.agents, anyhow=run.spec.entrypoint is not None)
+
+
+def over(run: Draft, current: Round, done: frozenset[str], lost: tuple[membership.Loss, ...]) -> bool:
     """Whether the round has ended as planned: the state is saved, since some have left, and nobody is to be waited for.
 
-    `gone`: UIDs of the members that have left or are done. `lost`: those that are lost otherwise, which does no harm
-    any more then; without them the others cannot end by themselves either.
+    `done`: UIDs of the members that have succeeded. `lost`: those that are lost otherwise, which does no harm any more
+    then; without them the reference trainer's others cannot end by themselves either.
     """
-    if run.ending is None or not membership.left(current, run.observed.agents):
+    gone = left(run, current)
+    if run.ending is None or not gone:
         return False
-    return bool(lost) or len(gone) == len(current.members) or _late(run, run.ending)
+    stuck = bool(lost) and run.spec.entrypoint is None
+    return stuck or len(gone | done) + len(lost) == len(current.members) or _late(run, run.ending)
 
 
 def _late(run: Draft, ending: EndingStatus) -> bool:
@@ -108,9 +117,8 @@ def _how(run: Draft, current: Round, ending: EndingStatus) -> tuple[str, str]:
     if known and known.error:
         return known.error_reason or "SaveFailed", f"saving fails, so training goes on until it works: {known.error}"
     if _late(run, ending):
-        left = len(membership.left(current, run.observed.agents))
-        text = f"only {left} of {len(current.members)} members have saved and left within {SAVE_PATIENCE:.0f} s"
-        return "SaveOverdue", text
+        there = f"{len(left(run, current))} of {len(current.members)} members"
+        return "SaveOverdue", f"only {there} have saved and left within {SAVE_PATIENCE:.0f} s"
     return "Saving", "the members save their state and leave at a step boundary"
 
 

@@ -14,7 +14,7 @@ from llmtrain_operator.plan.durable import note_checkpoints
 from llmtrain_operator.plan.ends import finish, suspend
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
-from llmtrain_operator.plan.resize import decide, drained, over
+from llmtrain_operator.plan.resize import decide, drained, left, over
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
 from llmtrain_operator.state import ApplyChildren, FillDesired
 
@@ -82,9 +82,9 @@ def _follow(run: Draft) -> None:
         text = f"all {len(current.members)} members finished after step {run.step}"
         finish(run, "Complete", "TrainingComplete", text)
         return
-    gone = done | membership.left(current, run.observed.agents) if run.ending else done
-    lost = membership.losses(current, run.pods, run.observed.agents, gone | drained(run, current))
-    if over(run, current, gone, lost):
+    away = done | left(run, current) | drained(run, current)
+    lost = membership.losses(current, run.pods, run.observed.agents, away)
+    if over(run, current, done, lost):
         close_round(run)
     elif lost and not settling(run, current, lost):
         lose_round(run, current, lost)
