@@ -68,7 +68,7 @@ def flattened(tensor: torch.Tensor, what: str) -> torch.Tensor:
 
 
 def cut(places: Iterable[tuple[str, int, int]], first: int, last: int) -> tuple[Range, ...]:
-    """What lies in the part [first, last) of a flat tensor that has each (parameter, offset, size); gaps are padding."""
+    """The part [first, last) of a flat tensor in which each (parameter, offset, size) lies; gaps are padding."""
     ranges = []
     for parameter, offset, size in places:
         start, stop = max(first - offset, 0), min(last - offset, size)

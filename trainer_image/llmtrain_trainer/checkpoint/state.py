@@ -142,6 +142,7 @@ def check_supported(engine: Any) -> None:
         "zero_optimization.mics_shard_size": any(count != torch.distributed.get_world_size() for count in partitions),
         "zero_optimization.zero_quantized_nontrainable_weights": engine.zero_quantized_nontrainable_weights(),
         "optimizer fused by DeepSpeed": hasattr(optimizer, "fp32_groups_flat"),
+        "tensor_parallel.autotp_size": engine.autotp_size() > 1,
         "mixture of experts": engine.has_moe_layers,
     }
     found = [name for name, present in unsupported.items() if present]
