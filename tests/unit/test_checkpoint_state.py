@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from llmtrain_trainer.checkpoint import optimizer_state, rng
 from llmtrain_trainer.checkpoint.flats import Flat, Range, flattened
+from llmtrain_trainer.checkpoint.state import check_supported
 from llmtrain_trainer.errors import ConfigError, TrainerError
 
 
@@ -104,6 +106,38 @@ def test_another_optimizers_state_is_refused():
     new = torch.optim.SGD([torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(5))])
     with pytest.raises(TrainerError, match=r"spec.training.optimizer.type: .* state of AdamW, which SGD cannot use"):
         optimizer_state.prepare(flats_of(new), described(stepped(torch.optim.AdamW)))
+
+
+def engine_with(optimizer=None, **engine):
+    """What is asked of an engine before its state is looked at; by default all of it is supported."""
+    functions = {
+        "zero_optimization_stage": 3,
+        "zero_quantized_nontrainable_weights": False,
+        "autotp_size": 1,
+        **engine,
+    }
+    given = {name: (lambda value=value: value) for name, value in functions.items() if name != "has_moe_layers"}
+    has_moe_layers = functions.get("has_moe_layers", False)
+    return SimpleNamespace(optimizer=SimpleNamespace(**optimizer or {}), has_moe_layers=has_moe_layers, **given)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"optimizer": {"swap_optimizer": True}}, "zero_optimization.offload_optimizer.device: nvme"),
+        ({"optimizer": {"params_in_nvme_and_cpu": True}}, "zero_optimization.offload_param.device: nvme"),
+        ({"optimizer": {"zenflow": True}}, "zero_optimization.zenflow"),
+        ({"optimizer": {"fp32_groups_flat": []}}, "optimizer fused by DeepSpeed"),
+        ({"zero_quantized_nontrainable_weights": True}, "zero_optimization.zero_quantized_nontrainable_weights"),
+        ({"autotp_size": 2}, "tensor_parallel.autotp_size"),
+        ({"has_moe_layers": True}, "mixture of experts"),
+    ],
+)
+def test_state_that_would_be_missed_is_refused_before_training(parts, words):
+    """The error names DeepSpeed's key and both ways out; without any of it there is none."""
+    check_supported(engine_with())
+    with pytest.raises(ConfigError, match=rf"spec.deepspeed.config: {words} at stage 3 cannot be saved"):
+        check_supported(engine_with(**parts))
 
 
 def test_a_view_that_cannot_be_is_refused_by_name():
