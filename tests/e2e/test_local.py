@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from llmtrain_operator.local.init import descendants, living
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240
+FOREVER = 100_000
 CODE = "from llmtrain_operator.cli import main; main()"
 
 
@@ -38,13 +41,27 @@ class Local:
         (cache / "job.yaml").write_text(json.dumps(job))
         self._cache, self.output = cache, cache / "output.txt"
         paths = os.pathsep.join([str(ROOT / "operator"), str(ROOT / "trainer_image")])
+        self._environment = {**os.environ, "PYTHONPATH": paths, "LLMTRAIN_CACHE": str(cache), "NO_COLOR": "1"}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", CODE, "local", str(cache / "job.yaml"), "--nodes", str(nodes)],
-                env={**os.environ, "PYTHONPATH": paths, "LLMTRAIN_CACHE": str(cache)},
+                env=self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+
+    def llmtrain(self, *words: str) -> str:
+        """What a command says from another terminal; it must succeed."""
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, *words, "--local"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def processes(self, words: str = "") -> list[int]:
         """Processes of this very run, by the folder in their environment, with `words` in their command line."""
@@ -66,6 +83,12 @@ class Local:
         except FileNotFoundError:
             return {}
         return job["status"] or {}
+
+    @property
+    def members(self) -> list[int]:
+        """Indexes of the members that train."""
+        current = self.status.get("round") or {} if self.status.get("state") == "Running" else {}
+        return [member["index"] for member in current.get("members", ())]
 
     def until(self, met: Callable[[], Any], what: str) -> None:
         """Return when `met`; fail with what was printed if it does not come to that."""
@@ -130,6 +153,51 @@ def test_a_killed_process_gives_a_new_round(start: Callable[..., Local], victim:
     assert (run.status["state"], run.status["restarts"]) == ("Complete", 1)
 
 
+ELASTIC = {
+    "nodes": {"min": 1, "max": 2},
+    "checkpoint": {"durable": {"storage": "pvc://checkpoints/j", "everySteps": 10}},
+}
+
+
+def test_a_lost_member_is_gone_for_good_and_grows_back(start: Callable[..., Local]) -> None:
+    """Its first process gets a SIGKILL, which it cannot answer: its worker goes all the same, the other trains on from
+    the newest checkpoint, and the next incarnation joins."""
+    run = start(FOREVER, **ELASTIC)
+    run.until(lambda: (run.status.get("checkpoint") or {}).get("step"), "a checkpoint")
+    [first] = run.processes("local.init\0")[-1:]
+    theirs = descendants(first, living())
+    os.kill(first, signal.SIGKILL)
+    run.until(lambda: not theirs & living().keys(), "the end of its processes")
+    run.until(lambda: run.status["rounds"] > 1 and run.members == [0, 1], "the next incarnation in the round")
+    assert run.status["checkpoint"]["restoredStep"] >= 10
+    assert sum(run.status["incarnations"].values()) == 3
+    run.process.send_signal(signal.SIGINT)
+    run.ends_with(130)
+
+
+def test_a_run_is_steered_from_another_terminal_and_taken_up_where_it_was(start: Callable[..., Local]) -> None:
+    """Status, logs, events and scale with --local; Ctrl-C saves, and the same command goes on from there to the end."""
+    run = start(FOREVER, **ELASTIC)
+    run.until(lambda: run.members == [0, 1], "both members")
+    assert "j  Running" in run.llmtrain("status", "j")
+    assert "is to have 1 members" in run.llmtrain("scale", "j", "1", "--wait")
+    assert run.members == [0]
+    assert "[0] " in run.llmtrain("logs", "j", "--tail", "5")
+    assert "RoundStarted" in run.llmtrain("events", "j")
+    run.process.send_signal(signal.SIGINT)
+    run.ends_with(130)
+    saved = run.status["checkpoint"]["step"]
+    assert (run.status["state"], saved > 0) == ("Suspended", True)
+    assert "saving a checkpoint, then stopping; another Ctrl-C ends it at once" in run.output.read_text()
+    assert "j  Suspended" in run.llmtrain("status", "j")
+    assert f"{saved} " in run.llmtrain("checkpoints", "ls", "j")
+    again = start(saved + 5, **ELASTIC)
+    again.ends_with(0)
+    status = again.status
+    assert (status["state"], status["progress"]["step"], status["restarts"]) == ("Complete", saved + 5, 0)
+    assert (status["checkpoint"]["restoredStep"], status["rounds"]) == (saved, 3)
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
@@ -137,7 +205,7 @@ def test_a_killed_process_gives_a_new_round(start: Callable[..., Local], victim:
 )
 def test_no_process_outlives_the_command(start: Callable[..., Local], number: signal.Signals, code: int) -> None:
     """Whether it is asked to end or killed: agents, workers and their helpers go with it."""
-    run = start(100_000)
+    run = start(FOREVER)
     run.until_training()
     assert len(run.processes("llmtrain_trainer.train")) == 2
     run.process.send_signal(number)

@@ -1,7 +1,7 @@
 """A model hub on loopback: the endpoints that huggingface_hub asks for a snapshot, over real HTTP.
 
 It serves directories as repositories (ORG/NAME -> directory), each with one commit on `main`; those named as gated want
-a token.
+a token. As a program: `python -m tests.support.hub HOST PORT ORG/NAME=DIRECTORY ...`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -112,3 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(body)
+
+
+if __name__ == "__main__":
+    given = {name: Path(directory) for name, _, directory in (word.partition("=") for word in sys.argv[3:])}
+    with serving(given, host=sys.argv[1], port=int(sys.argv[2])):
+        print("serving", flush=True)
+        sys.stdin.read()  # until whoever started it lets go
