@@ -196,11 +196,26 @@ def test_a_failed_job_shows_the_trainers_own_words():
             "WaitingForMembers: 0 of at least 1 members are ready",
             id="waiting",
         ),
+        pytest.param(
+            {
+                "observedGeneration": 1,
+                "state": "Pending",
+                "conditions": [condition("Scheduled", "False", "QueueMissing", "queue q needs Kueue")],
+            },
+            "QueueMissing: queue q needs Kueue",
+            id="no-queue",
+        ),
     ],
 )
 def test_the_page_says_why_nothing_trains(status, says):
     """The telling condition is shown without asking for it."""
-    assert says in text(view.page(seen(status), NOW, bar=False))
+    assert text(view.page(seen(status), NOW, bar=False)).count(says) == 1
+
+
+def test_what_two_conditions_say_alike_is_said_once():
+    conditions = [condition(kind, "False", "Suspended", "the job is suspended") for kind in ("Scheduled", "Running")]
+    status = {"observedGeneration": 1, "state": "Suspended", "conditions": conditions}
+    assert text(view.page(seen(status), NOW, bar=False)).count("the job is suspended") == 1
 
 
 @pytest.mark.parametrize(

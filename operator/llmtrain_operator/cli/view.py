@@ -24,7 +24,14 @@ _STYLES: Final = {
     "Suspended": "blue",
 }
 # Conditions whose message is worth a line while they have this status.
-_TELLING: Final = {"Valid": "False", "Running": "False", "Suspended": "False", "Resizing": "True", "Durable": "False"}
+_TELLING: Final = {
+    "Valid": "False",
+    "Scheduled": "False",
+    "Running": "False",
+    "Suspended": "False",
+    "Resizing": "True",
+    "Durable": "False",
+}
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LAST_EVENTS: Final = 5
 _LAST_TRACEBACK_LINES: Final = 12
@@ -168,11 +175,13 @@ def _health(each: JobReport) -> Iterable[RenderableType]:
     yield Text("  ".join(facts))
     if each.state == "Unseen":
         yield Text("the operator has not looked at this job yet: is it running?", "yellow")
+    told: set[str] = set()
     for condition in status.conditions:
         news = (
             _TELLING.get(condition.type) == condition.status and not each.ended and condition.reason != "NotSuspended"
         )
-        if condition.message and (news or (condition.type == each.state and each.ended)):
+        if condition.message not in told | {""} and (news or (condition.type == each.state and each.ended)):
+            told.add(condition.message)
             yield Text.assemble((f"{condition.reason}: ", "bold"), condition.message)
     failure = status.last_failure
     if failure and (each.state == "Failed" or not each.ended):
