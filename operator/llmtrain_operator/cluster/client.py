@@ -148,7 +148,7 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             response = await self._send(verb, path, query, body)
-            self._on_call(verb, resource.plural, str(response.status))
+            self._on_call(verb, resource.plural or resource.kind, str(response.status))
             try:
                 if response.status >= 400:
                     raise error_of(response.status, _message_in(await response.read()))
@@ -156,7 +156,7 @@ class Client:
             finally:
                 response.close() if verb == "watch" else response.release()
         except (aiohttp.ClientError, OSError, TimeoutError, json.JSONDecodeError) as error:
-            self._on_call(verb, resource.plural, "0")
+            self._on_call(verb, resource.plural or resource.kind, "0")
             raise Unavailable(f"{verb} {path}: {error or type(error).__name__}") from error
 
     async def _send(
