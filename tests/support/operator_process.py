@@ -23,6 +23,7 @@ class Replica:
     def __init__(self, kubeconfig: Path, folder: Path, lease: str, namespaces: str = "") -> None:
         folder.mkdir(exist_ok=True)
         (folder / "ca.pem").write_text("no agent comes")
+        self.kubeconfig = kubeconfig
         self.port, self.control, self._log = free_port(), folder / "c.sock", folder / "log"
         options = {
             "kubeconfig": kubeconfig,
@@ -68,6 +69,10 @@ class Replica:
     def holds(self, holder: str) -> bool:
         """Whether the Lease's holder is this process: it says so when it takes it."""
         return bool(holder) and f"this replica, {holder}, leads" in self.log()
+
+    def stands_by(self, holder: str) -> bool:
+        """Whether it knows that another holds the Lease."""
+        return bool(holder) and f"standing by: held by {holder}" in self.log()
 
     async def _ready(self, session: aiohttp.ClientSession) -> bool:
         try:
