@@ -167,8 +167,9 @@ async def test_a_newer_word_ends_the_saving(director, tmp_path, action):
     else:
         director.stop(uid)
         await printed(director, uid, "SIGTERM")
-        return
     assert director.reports[uid].failure is None
+    for pid in director.worker_pids(uid):  # not to wait for their grace
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["options", "environment"])
