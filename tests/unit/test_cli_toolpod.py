@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import click
 import kubernetes_validate
 import pytest
 
 from llmtrain_operator.api.validation import parse
-from llmtrain_operator.cli.toolpod import exit_code, image_of, tool_pod, trouble_of
+from llmtrain_operator.cli.checkpoints import path_in_pod
+from llmtrain_operator.cli.toolpod import Tool, exit_code, image_of, tool_pod, trouble_of
 from llmtrain_operator.contract import names
 from llmtrain_operator.state import JobView
 from tests.support.specs import job
@@ -33,7 +35,7 @@ TEMPLATE = {
 
 def made(**patch):
     spec = parse("j", job("j", patch)["spec"])[0]
-    return spec, tool_pod(VIEW, spec, "abc", "trainer:1", ["ls", "URI"], ["pull"])
+    return spec, tool_pod(VIEW, spec, "abc", Tool("trainer:1", ["ls", "URI"], pull_secrets=("pull",)))
 
 
 def test_it_has_what_members_have_to_reach_the_storage():
@@ -93,3 +95,15 @@ def test_what_the_kubelet_says_is_told_on():
     assert "no such image" in trouble_of(status(waiting={"reason": "ErrImagePull", "message": "no such image"}))
     assert trouble_of(status(waiting={"reason": "ContainerCreating"})) is None
     assert (exit_code(status(terminated={"exitCode": 1})), exit_code(status(running={}))) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("place", "path"), [("pvc://models/a b", "/llmtrain/volumes/models/a b"), ("/tmp/x", None), ("s3://b/x", None)]
+)
+def test_a_model_is_exported_onto_a_claim(place, path):
+    """What is written elsewhere would be gone with the pod."""
+    if path:
+        assert path_in_pod(place) == path
+    else:
+        with pytest.raises(click.UsageError, match="pvc://claim/path"):
+            path_in_pod(place)

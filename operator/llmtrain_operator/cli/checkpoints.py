@@ -26,8 +26,8 @@ from llmtrain_operator.cli.access import Access, job_options, run
 from llmtrain_operator.cli.completion import job_argument
 from llmtrain_operator.cli.foresight import job_view
 from llmtrain_operator.cli.status import find
-from llmtrain_operator.cli.toolpod import exit_code, image_of, tool_pod, trouble_of
-from llmtrain_operator.contract import names
+from llmtrain_operator.cli.toolpod import MEMORY, Tool, exit_code, image_of, tool_pod, trouble_of
+from llmtrain_operator.contract import names, uris
 from llmtrain_operator.local.folder import root
 from llmtrain_operator.ports import Rejected, Unavailable
 
@@ -92,14 +92,39 @@ def verify(*, step: int | None, as_json: bool, where: Where) -> None:
     sys.exit(work(where, "verify", options if step is None else [*options, "--step", str(step)]))
 
 
-def work(where: Where, verb: str, options: Sequence[str]) -> int:
+@checkpoints.command()
+@click.option("--to", metavar="PLACE", required=True, help="pvc://claim/path; without a cluster also a directory.")
+@click.option("--step", type=click.IntRange(min=0), help="Which one. Default: the newest valid.")
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Default: as it was trained.")
+@click.option("--tokenizer", metavar="PLACE", help="Where it lies now. Default: where the job had it.")
+@click.option("--memory", metavar="QUANTITY", default="4Gi", show_default=True, help="For the whole model, in a pod.")
+@_where
+def export(*, to: str, step: int | None, dtype: str | None, tokenizer: str | None, memory: str, where: Where) -> None:
+    """Write a checkpoint's model as a Hugging Face directory, with its tokenizer."""
+    given = {"--step": step, "--dtype": dtype, "--tokenizer": tokenizer}
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    sys.exit(work(where, "export", options, Target(to, memory)))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an exported model goes, and how much memory it takes on its way."""
+
+    place: str
+    memory: str
+
+
+def work(where: Where, verb: str, options: Sequence[str], target: Target | None = None) -> int:
     """Run the tool where the storage is; its exit code."""
-    if where.storage is not None:
-        return _here([verb, where.storage, *options], Path())
-    if where.access.local:
-        job = run(_job(where))
-        return _here([verb, storage_of(job), *options], root(os.environ) / "volumes")
-    return run(_there(where, verb, options))
+    if where.storage is None and not where.access.local:
+        return run(_there(where, verb, options, target))
+    volumes = root(os.environ) / "volumes"
+    storage = where.storage or storage_of(run(_job(where)))
+    try:
+        to = [uris.local_path(target.place, str(volumes))] if target else []
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return _here([verb, storage, *to, *options], volumes)
 
 
 def storage_of(job: dict[str, Any]) -> str:
@@ -114,9 +139,8 @@ def storage_of(job: dict[str, Any]) -> str:
 def _here(arguments: Sequence[str], volumes: Path) -> int:
     if importlib.util.find_spec("llmtrain_trainer") is None or importlib.util.find_spec("obstore") is None:
         raise click.ClickException("the trainer is not installed here: pip install 'llmtrain[trainer]'")
-    environment = {names.ENV_VOLUMES: str(volumes)} if volumes.parts else {}
     paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": paths, **environment}
+    environment = {**os.environ, "PYTHONPATH": paths, names.ENV_VOLUMES: str(volumes)}
     return subprocess.run([sys.executable, "-m", _TOOL, *arguments], env=environment, check=False).returncode
 
 
@@ -125,8 +149,9 @@ async def _job(where: Where) -> dict[str, Any]:
         return await find(source, where.access.resolved_namespace(), where.name or "")
 
 
-async def _there(where: Where, verb: str, options: Sequence[str]) -> int:
+async def _there(where: Where, verb: str, options: Sequence[str], target: Target | None) -> int:
     namespace = where.access.resolved_namespace()
+    to = [path_in_pod(target.place)] if target else []
     async with where.access.open_cluster() as cluster:
         job = await find(cluster, namespace, where.name or "")
         spec, problems = parse(job["metadata"]["name"], job["spec"])
@@ -137,8 +162,24 @@ async def _there(where: Where, verb: str, options: Sequence[str]) -> int:
         pods = await cluster.evidence.pods(namespace, job["metadata"]["name"])
         pull = [each["name"] for pod in pods[:1] for each in pod["spec"].get("imagePullSecrets") or ()]
         image = where.image or await _image(cluster, spec, pods)
-        pod = tool_pod(job_view(job), spec, secrets.token_hex(3), image, [verb, storage_of(job), *options], pull)
+        if target:  # so that its claim is mounted too
+            spec = spec.model_copy(update={"output": target.place})
+        arguments = [verb, storage_of(job), *to, *options]
+        memory = target.memory if target else MEMORY
+        pod = tool_pod(job_view(job), spec, secrets.token_hex(3), Tool(image, arguments, memory, tuple(pull)))
         return await _run(cluster, pod)
+
+
+def path_in_pod(place: str) -> str:
+    """Where in the pod the model goes: onto a claim, for everything else goes with the pod."""
+    try:
+        claim = uris.claim_of(place)
+        path = uris.local_path(place)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if claim is None:
+        raise click.UsageError(f"{place} would go with the pod that writes it: give pvc://claim/path")
+    return path
 
 
 async def _image(cluster: UserCluster, spec: JobSpec, pods: list[dict[str, Any]]) -> str:

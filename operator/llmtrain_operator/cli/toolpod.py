@@ -6,6 +6,7 @@ It is a member's pod without what makes it one: no agent, no place in a round, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from llmtrain_operator import manifests
@@ -22,14 +23,23 @@ _KEPT: Final = (
     *("serviceAccountName", "tolerations"),
 )
 _MEMBERS_OWN: Final = "LLMTRAIN_"
-_RESOURCES: Final = {"cpu": "1", "memory": "4Gi"}
+MEMORY: Final = "4Gi"
 
 
-def tool_pod(
-    job: JobView, spec: JobSpec, suffix: str, image: str, arguments: Sequence[str], secrets: Sequence[str] = ()
-) -> dict[str, Any]:
-    """A pod that runs `python3 -m llmtrain_trainer.checkpoint` with `arguments`. `secrets`: to pull the image with."""
-    settings = Settings(image, image, "", "", image_pull_secrets=tuple(secrets))
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """What runs: `python3 -m llmtrain_trainer.checkpoint` with `arguments`. `pull_secrets`: to pull the image with."""
+
+    image: str
+    arguments: Sequence[str]
+    memory: str = MEMORY
+    pull_secrets: tuple[str, ...] = ()
+
+
+def tool_pod(job: JobView, spec: JobSpec, suffix: str, tool: Tool) -> dict[str, Any]:
+    """The pod, with everything that the job's spec says of storage."""
+    settings = Settings(tool.image, tool.image, "", "", image_pull_secrets=tool.pull_secrets)
+    resources = {"cpu": "1", "memory": tool.memory}
     # The image of the members is not asked for: it may be one of the user's, without the tool.
     member = manifests.member_pod(job, spec.model_copy(update={"image": None}), 0, 0, settings)
     container = next(each for each in member["spec"]["containers"] if each["name"] == names.CONTAINER)
@@ -56,12 +66,12 @@ def tool_pod(
             "containers": [
                 {
                     "name": names.CONTAINER,
-                    "image": image,
+                    "image": tool.image,
                     "imagePullPolicy": "IfNotPresent",
-                    "command": ["python3", "-m", "llmtrain_trainer.checkpoint", *arguments],
+                    "command": ["python3", "-m", "llmtrain_trainer.checkpoint", *tool.arguments],
                     "env": [each for each in container["env"] if not each["name"].startswith(_MEMBERS_OWN)],
                     "envFrom": container.get("envFrom", []),
-                    "resources": {"requests": _RESOURCES, "limits": _RESOURCES},
+                    "resources": {"requests": resources, "limits": resources},
                     "securityContext": container.get("securityContext", {}),
                     "volumeMounts": mounts,
                 }
