@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,17 @@ def test_following_takes_up_replacements_and_ends_with_the_job(kubectl, members)
     end = '{"status": {"completionTime": "2026-01-01T00:00:00Z"}}'
     kubectl("patch", "ltj/job", "--subresource=status", "--type=merge", "-p", end)
     assert output(following) == []
+
+
+def test_a_support_bundle_has_the_logs_of_members_and_operator(kubectl, members, tmp_path):
+    """With what looks like a secret taken out, and nothing missing for an administrator."""
+    name = members(0, 1, "print('password=hunter2hunter2 and a word')")
+    kubectl.wait(f"pod/{name}", "jsonpath={.status.phase}=Succeeded", 60)
+    said = output(llmtrain(kubectl, "support-bundle", "job", "--output", str(tmp_path / "b.tar.gz")))
+    assert not [line for line in said if line.startswith("not in it")]
+    with tarfile.open(tmp_path / "b.tar.gz") as archive:
+        texts = {each.name.partition("/")[2]: archive.extractfile(each).read().decode() for each in archive}
+    assert "password=<redacted> and a word" in texts["logs/job-0-1-trainer.log"]
+    assert any(name.startswith("operator/logs/") and name.endswith("-coordinator.log") for name in texts)
+    assert "the operator's deployment in llmtrain-system, from llmtrain-" in texts["README.txt"]
+    assert "kubeletVersion" in texts["nodes.yaml"]

@@ -93,10 +93,12 @@ async def _train(job: dict[str, Any], nodes: int, folder: RunFolder, volumes: Pa
     stopped: list[signal.Signals] = []
 
     def obey(number: signal.Signals) -> None:
-        if not stopped:
-            console.print(f"{_farewell(job)}; {_AGAIN.get(number, 'once more')} ends it at once")
-        stopped.append(number)
         stop.press()
+        if number == signal.SIGHUP:
+            _fall_silent()
+        elif not stopped:
+            console.print(f"{_farewell(job)}; {_AGAIN.get(number, 'the same signal again')} ends it at once")
+        stopped.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, obey, number)
@@ -132,3 +134,11 @@ def _farewell(job: dict[str, Any]) -> str:
     if (job["spec"].get("checkpoint") or {}).get("durable"):
         return "saving a checkpoint, then stopping"
     return "stopping; without checkpoint.durable the steps trained so far are saved nowhere"
+
+
+def _fall_silent() -> None:
+    """The terminal is gone: what is still printed must not fail, for there is a checkpoint to be saved."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
