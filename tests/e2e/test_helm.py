@@ -7,7 +7,7 @@ import re
 import subprocess
 from typing import Any
 
-from devcluster import charts
+from devcluster import charts, config
 from devcluster.cluster import Cluster
 from tests.e2e.conftest import CHART, SYSTEM
 from tests.e2e.test_job import FOREVER, job, members, until_training, workers
@@ -25,13 +25,22 @@ def operators(kubectl: Kubectl) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
 
 
-def step_after(kubectl: Kubectl, step: int) -> int:
+def logged_after(kubectl: Kubectl, step: int) -> int:
     """The first step beyond `step` that rank 0 logs: training goes on, whoever may be there to see it."""
-    command = [kubectl.program, "--kubeconfig", kubectl.kubeconfig, "-n", kubectl.namespace, "logs", "-f", "j-0-1"]
-    with subprocess.Popen([*command, "--since=1s"], stdout=subprocess.PIPE, text=True) as process:
+    return _first_beyond(step, kubectl, r"step (\d+)/", "logs", "-f", "--since=1s", "j-0-1")
+
+
+def followed_after(kubectl: Kubectl, step: int) -> int:
+    """The first step beyond `step` that the job's status tells of: training goes on, and an operator follows it."""
+    return _first_beyond(step, kubectl, r"(\d+)", "get", "ltj", "j", "-w", '-o=jsonpath={.status.progress.step}{"\n"}')
+
+
+def _first_beyond(step: int, kubectl: Kubectl, pattern: str, *words: str) -> int:
+    command = [kubectl.program, "--kubeconfig", kubectl.kubeconfig, "-n", kubectl.namespace, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            steps = (int(found[1]) for line in process.stdout if (found := re.search(r"step (\d+)/", line)))
+            steps = (int(found[1]) for line in process.stdout if (found := re.search(pattern, line)))
             return next(each for each in steps if each > step)
         finally:
             process.terminate()
@@ -57,41 +66,37 @@ def test_upgrade_rollback_and_removal_while_a_job_trains(kubectl: Kubectl, insta
     system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
     kubectl.apply(job(steps=FOREVER))
     until_training(kubectl)
-    step, before = step_after(kubectl, 0), state_of(kubectl, installed)
-    pods = operators(system)
+    before, pods = state_of(kubectl, installed), operators(system)
     try:
         charts.upgrade(installed.kubeconfig, CHART, RELEASE, SYSTEM, CHANGED)
         upgraded = operators(system)
         assert upgraded
         assert not upgraded & pods
-        step = step_after(kubectl, step)
+        followed_after(kubectl, kubectl.job("j")["progress"]["step"])
         assert state_of(kubectl, installed) == before
 
         charts.rollback(installed.kubeconfig, RELEASE, SYSTEM)
         assert not operators(system) & (upgraded | pods)
-        step = step_after(kubectl, step)
+        followed_after(kubectl, kubectl.job("j")["progress"]["step"])
         assert state_of(kubectl, installed) == before
 
         charts.uninstall(installed.kubeconfig, RELEASE, SYSTEM)
         assert not operators(system)
         seen = kubectl.job("j")["progress"]["step"]
-        step = step_after(kubectl, max(seen, step))
+        step = logged_after(kubectl, seen)
         assert kubectl.job("j")["progress"]["step"] == seen, "somebody follows the job although nobody is left"
         assert state_of(kubectl, installed) == before
-    finally:
-        charts.uninstall(installed.kubeconfig, RELEASE, SYSTEM)
-        charts.install(installed.kubeconfig, CHART, RELEASE, SYSTEM, charts.DEV_VALUES)
-    while kubectl.job("j")["progress"]["step"] <= step:
-        step_after(kubectl, step)
-    assert state_of(kubectl, installed) == before
 
-    try:
+        charts.install(installed.kubeconfig, CHART, RELEASE, SYSTEM, charts.DEV_VALUES)
+        followed_after(kubectl, step)
+        assert state_of(kubectl, installed) == before
+
+        charts.uninstall(installed.kubeconfig, RELEASE, SYSTEM)
         kubectl("delete", "crd", "llmtrainjobs.llmtrain.io", "--wait=true")
         kubectl("wait", "pod", "--all", "--for=delete", "--timeout=60s", timeout=70)
-    finally:  # the CRD comes back with the next revision
-        charts.upgrade(installed.kubeconfig, CHART, RELEASE, SYSTEM, charts.DEV_VALUES)
-        system("rollout", "restart", "deployment/llmtrain")
-        system("rollout", "status", "deployment/llmtrain", "--timeout=90s", timeout=100)
+    finally:  # for the tests after this one
+        charts.uninstall(installed.kubeconfig, RELEASE, SYSTEM)
+        charts.install(installed.kubeconfig, CHART, RELEASE, SYSTEM, charts.DEV_VALUES)
 
 
 def everywhere(kubectl: Kubectl, kind: str) -> list[dict[str, Any]]:
@@ -104,7 +109,7 @@ def test_the_policies_allow_every_connection_that_a_job_makes(kubectl: Kubectl, 
     """The devcluster does not enforce policies; what would be enforced is held against the kernel's own tables."""
     kubectl.apply(job(steps=FOREVER, members=3))
     until_training(kubectl)
-    step_after(kubectl, 0)
+    logged_after(kubectl, 0)
     listed = everywhere(kubectl, "pod")
     pods = {pod["status"]["podIP"]: Pod.of(pod) for pod in listed if pod["status"].get("podIP")}
     services = {
@@ -132,6 +137,8 @@ def test_the_policies_allow_every_connection_that_a_job_makes(kubectl: Kubectl, 
     ours = {c for c in seen if (c.source in pods or c.destination in pods) and c.source not in nodes}
     refused = {c: why for c in ours if (why := network.refusal(end(c.source), end(c.destination), c.port))}
     assert refused == {}
+    member = next(pod for pod in pods.values() if pod.namespace == kubectl.namespace)
+    assert not network.refusal(member, config.CONTROL_PLANE_IP, 53, "UDP"), "name service, which leaves no connection"
     own = {ip for ip, pod in pods.items() if pod.namespace == kubectl.namespace}
     kinds = {(_kind(c.source, own, end), _kind(c.destination, own, end)) for c in ours}
     assert kinds >= {("member", "member"), ("member", "operator"), ("operator", "outside")}
