@@ -190,3 +190,28 @@ async def test_writes_end_with_the_claim_and_not_with_the_news_of_it(client, nam
     await asyncio.wait([task])
     spec = (await client.request("get", LEASES, namespace, "operator"))["spec"]
     assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("", 1)
+
+
+async def test_a_leader_that_gives_up_is_succeeded_before_it_stands_again(client, namespace):
+    """What it gave up for may be cured by a replica elsewhere."""
+    turns, over = asyncio.Queue(), asyncio.Event()
+
+    def lead(name):
+        async def term():
+            turns.put_nowait(name)
+            await over.wait()
+
+        return term
+
+    leases = {name: Lease(client, namespace, "operator", name) for name in "ab"}
+    first = asyncio.create_task(leases["a"].run(lead("a")))
+    assert await asyncio.wait_for(turns.get(), 5) == "a"
+    second = asyncio.create_task(leases["b"].run(lead("b")))
+    await asyncio.sleep(0.5)  # until it stands by
+    over.set()
+    over = asyncio.Event()
+    assert await asyncio.wait_for(turns.get(), 3) == "b"
+    assert (leases["a"].held(), leases["b"].held()) == (False, True)
+    for task in (first, second):
+        task.cancel()
+    await asyncio.wait([first, second])
