@@ -22,7 +22,6 @@ from rich.text import Text
 
 from llmtrain_operator.api.validation import parse
 from llmtrain_operator.cli import view
-from llmtrain_operator.cli.access import INTERRUPTED
 from llmtrain_operator.cli.offline import jobs_in
 from llmtrain_operator.cli.report import JobReport, report
 from llmtrain_operator.cli.status import PLAIN_WIDTH, Lines
@@ -31,6 +30,7 @@ from llmtrain_operator.state import PodView
 
 if TYPE_CHECKING:
     from llmtrain_operator.local.cluster import LocalCluster
+    from llmtrain_operator.local.run import Stop
 
 _NEEDED: Final = ("torch", "deepspeed", "llmtrain_trainer", "prometheus_client")
 _AGAIN: Final = {signal.SIGINT: "another Ctrl-C"}
@@ -90,18 +90,7 @@ async def _train(job: dict[str, Any], nodes: int, folder: RunFolder, volumes: Pa
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, highlight=False, emoji=False)
     logging.basicConfig(level=logging.WARNING, format="[operator] %(message)s")
     stop = Stop()
-    stopped: list[signal.Signals] = []
-
-    def obey(number: signal.Signals) -> None:
-        stop.press()
-        if number == signal.SIGHUP:
-            _fall_silent()
-        elif not stopped:
-            console.print(f"{_farewell(job)}; {_AGAIN.get(number, 'the same signal again')} ends it at once")
-        stopped.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, obey, number)
+    signals = _Signals(job, console, stop)
     last: list[JobReport] = []
     with Live(console=console, auto_refresh=False) if console.is_terminal else Lines() as display:
 
@@ -125,7 +114,27 @@ async def _train(job: dict[str, Any], nodes: int, folder: RunFolder, volumes: Pa
         await train(Run(job, nodes, folder, volumes), say, show, stop)
     if last and last[0].ended:
         return 0 if last[0].state == "Complete" else 1
-    return INTERRUPTED if stopped[:1] == [signal.SIGINT] else 128 + (stopped[0] if stopped else 0)
+    return 128 + (signals.first or 0)
+
+
+class _Signals:
+    """What ends a run from outside: asked once it saves and ends, asked again it ends at once. Begins to listen."""
+
+    def __init__(self, job: dict[str, Any], console: Console, stop: Stop) -> None:
+        self.first: signal.Signals | None = None
+        self._job, self._console, self._stop = job, console, stop
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._obey, number)
+
+    def _obey(self, number: signal.Signals) -> None:
+        self._stop.press()
+        if number == signal.SIGHUP:
+            _fall_silent()
+        elif self.first is None:
+            self._console.print(
+                f"{_farewell(self._job)}; {_AGAIN.get(number, 'the same signal again')} ends it at once"
+            )
+        self.first = self.first or number
 
 
 def _farewell(job: dict[str, Any]) -> str:
