@@ -55,7 +55,7 @@ def test_a_full_disk_is_told_and_used_again_when_there_is_room(catalog, disk):
     ballast.unlink()
     write_shard(catalog.storage, name, (), big, {})
     checkpoints.save(catalog, 1, 30)
-    assert catalog.prune(1) == ("step-000000000020", "step-000000000010")
+    assert catalog.prune(1, 30) == ("step-000000000020", "step-000000000010")
     assert checkpoints.restore(catalog.storage) == checkpoints.expected(30, 2)
 
 

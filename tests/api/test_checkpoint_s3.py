@@ -147,7 +147,7 @@ def test_saves_are_restored_pruned_and_replaced(storage):
         checkpoints.save(catalog, fence, step)
     checkpoints.write_shards(storage, 40, fence, 2)
     catalog.discard(40)
-    assert catalog.prune(2) == ("step-000000000010",)
+    assert catalog.prune(2, 30) == ("step-000000000010",)
     checkpoints.save(catalog, catalog.claim("a", 2), 30, world_size=3, seed=5)
     assert checkpoints.restore(storage) == checkpoints.expected(30, 3, seed=5)
     assert [c.step for c in catalog.checkpoints()] == [30, 20]

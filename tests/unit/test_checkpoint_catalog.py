@@ -55,7 +55,7 @@ def test_a_later_round_takes_over_and_the_earlier_one_commits_and_removes_nothin
         save(old, first, 10)
     assert caught.value.reason == names.REASON_FENCED
     with pytest.raises(Fenced):
-        old.prune(1)
+        old.prune(1, 10)
     save(new, second, 10, seed=2)
     assert restore(storage) == expected(10, 2, seed=2)
     assert shard_name(10, first, 0) in stored(storage)
@@ -183,12 +183,12 @@ def test_prune_keeps_the_newest(storage, keep):
     fence = catalog.claim("a", 1)
     for step in (10, 20, 30, 40):
         save(catalog, fence, step)
-    removed = catalog.prune(keep)
+    removed = catalog.prune(keep, 40)
     left = [40, 30, 20, 10][:keep]
     assert [c.step for c in catalog.checkpoints()] == left
     assert set(storage.list().directories) == {step_directory(step) for step in left}
     assert removed == tuple(step_directory(step) for step in (40, 30, 20, 10)[keep:])
-    assert catalog.prune(keep) == ()
+    assert catalog.prune(keep, 40) == ()
     assert restore(storage) == expected(40, 2)
 
 
@@ -208,10 +208,10 @@ def test_a_removal_that_is_cut_short_leaves_no_manifest_without_shards(storage, 
 
     monkeypatch.setattr(storage, "delete", once)
     with pytest.raises(KeyboardInterrupt):
-        catalog.prune(1)
+        catalog.prune(1, 20)
     assert [(c.step, c.state) for c in catalog.checkpoints()] == [(20, "valid"), (10, "incomplete")]
     monkeypatch.undo()
-    catalog.prune(1)
+    catalog.prune(1, 20)
     assert storage.list().directories == (step_directory(20),)
 
 
@@ -222,11 +222,27 @@ def test_prune_never_counts_a_damaged_checkpoint_as_kept(storage, tmp_path):
     for step in (10, 20, 30):
         save(catalog, fence, step)
     (tmp_path / "checkpoints" / shard_name(30, fence, 1)).unlink()
-    catalog.prune(1)
+    catalog.prune(1, 30)
     assert [(c.step, c.state) for c in catalog.checkpoints()] == [(30, "damaged"), (20, "valid")]
     save(catalog, fence, 40)
-    catalog.prune(1)
+    catalog.prune(1, 40)
     assert [c.step for c in catalog.checkpoints()] == [40]
+
+
+def test_prune_never_counts_what_this_round_began_before(storage, tmp_path):
+    """A restore found the data of the newest damaged and fell back; by its manifest it still looks valid."""
+    catalog = Catalog(storage)
+    fence = catalog.claim("a", 1)
+    for step in (10, 20):
+        save(catalog, fence, step)
+    shard = tmp_path / "checkpoints" / shard_name(20, fence, 1)
+    shard.write_bytes(b"\xff" + shard.read_bytes()[1:])
+    later = Catalog(storage)
+    assert restore(storage).step == 10
+    save(later, later.claim("a", 2), 15)
+    later.prune(1, 15)
+    assert [(c.step, c.state) for c in later.checkpoints()] == [(20, "valid"), (15, "valid")]
+    assert restore(storage).step == 15
 
 
 def test_prune_removes_what_given_up_saves_have_left(storage, tmp_path):
@@ -244,7 +260,7 @@ def test_prune_removes_what_given_up_saves_have_left(storage, tmp_path):
     write_shards(storage, 15, fence, 2)
     save(catalog, fence, 20)
     write_shards(storage, 30, fence, 2)
-    catalog.prune(3)
+    catalog.prune(3, 20)
     shards = {shard_name(step, fence, rank) for step in (20, 30) for rank in (0, 1)}
     committed = {manifest_name(10), manifest_name(20), shard_name(10, first, 0), shard_name(10, first, 1)}
     notes = {f"{step_directory(20)}/notes.txt"}
@@ -257,7 +273,7 @@ def test_prune_forgets_old_claims_but_not_who_was_followed(storage):
     catalog = Catalog(storage)
     for round_number in range(20):
         catalog.claim("b", round_number)
-    catalog.prune(1)
+    catalog.prune(1, 0)
     assert sum(name.startswith("fence-") for name in stored(storage)) == 8
     with pytest.raises(Fenced):
         Catalog(storage).claim("a", 2)
@@ -290,5 +306,5 @@ def test_a_checkpoint_of_a_newer_format_ends_the_search_and_is_never_removed(sto
     assert catalog.newest_valid()[0].step == 30
     with pytest.raises(NewerFormat, match="step-000000000010"):
         catalog.newest_valid(below=20)
-    catalog.prune(1)
+    catalog.prune(1, 30)
     assert [(c.step, c.state) for c in catalog.checkpoints()] == [(30, "valid"), (10, "newer")]

@@ -168,10 +168,10 @@ class Catalog:
         self.storage.delete([name for name in files if name == manifest_name(step)])
         self.storage.delete(files)
 
-    def prune(self, keep: int) -> tuple[str, ...]:
+    def prune(self, keep: int, newest: int) -> tuple[str, ...]:
         """Remove what `retention.doomed` says; the steps' directories that are gone. Raises `Fenced`."""
         fence = self.check()
-        gone = doomed(self.checkpoints(), fence, keep)
+        gone = doomed(self.checkpoints(), fence, keep, newest)
         for step in gone.steps:
             self.remove(step)
         self.storage.delete(gone.strays)

@@ -20,14 +20,16 @@ class Doomed:
     strays: tuple[str, ...]
 
 
-def doomed(found: Sequence[Checkpoint], fence: int, keep: int) -> Doomed:
-    """What claim `fence` may remove of the checkpoints `found` (newest first).
+def doomed(found: Sequence[Checkpoint], fence: int, keep: int, newest: int) -> Doomed:
+    """What claim `fence`, which has just committed step `newest`, may remove of the checkpoints `found` (newest first).
 
-    Kept are the newest `keep` (at least one) valid ones, everything newer than the oldest of them, and what a newer
-    version wrote. Strays are shards that no manifest names: those of earlier claims, whose rounds have ended, and those
-    of this claim at steps before its newest commit, since saves follow one another.
+    Kept are the newest `keep` (at least one) valid ones up to `newest`, everything newer than the oldest of them, and
+    what a newer version wrote. One beyond `newest` does not count, however valid it looks: this round began before it,
+    because its data turned out damaged. Strays are shards that no manifest names: those of earlier claims, whose rounds
+    have ended, and those of this claim at steps before its newest commit, since saves follow one another.
     """
-    kept = [checkpoint.step for checkpoint in found if checkpoint.state == "valid"][: max(1, keep)]
+    valid = [checkpoint.step for checkpoint in found if checkpoint.state == "valid" and checkpoint.step <= newest]
+    kept = valid[: max(1, keep)]
     steps, strays = [], []
     for checkpoint in found:
         if kept and checkpoint.step < kept[-1] and checkpoint.state != "newer":

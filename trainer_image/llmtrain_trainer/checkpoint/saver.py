@@ -190,7 +190,7 @@ class Saver:
     def _prune(self, outcome: Outcome) -> Outcome:
         """Remove what is no longer needed. If that fails the new checkpoint stands all the same."""
         try:
-            self._catalog.prune(self._writer.keep)
+            self._catalog.prune(self._writer.keep, outcome.step)
         except TrainerError as error:
             text = f"the checkpoint is saved, but old ones could not be removed: {error}"
             return dataclasses.replace(outcome, reason=error.reason, message=text)
