@@ -59,3 +59,33 @@ def test_a_name_and_all_namespaces_contradict():
     """Wrong usage is exit code 2 and says why."""
     result = llmtrain("status", "job", "-A")
     assert (result.exit_code, "either NAME or --all-namespaces" in result.output) == (2, True)
+
+
+def checkpoints(*words, **environment):
+    """`llmtrain checkpoints` in a process of its own, since the trainer's tool writes to the process's own output."""
+    code = "from llmtrain_operator.cli import main; main()"
+    paths = {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'trainer_image'}", "PATH": "/usr/bin"}
+    command = [sys.executable, "-c", code, "checkpoints", *words]
+    return subprocess.run(command, env=paths | environment, capture_output=True, text=True, timeout=60)
+
+
+def test_checkpoints_of_a_storage_need_no_job(tmp_path):
+    """The trainer's own tool runs here; what it prints and its exit code are passed on."""
+    listed = checkpoints("ls", "--json", "--storage", f"file://{tmp_path}")
+    assert (listed.returncode, json.loads(listed.stdout)["checkpoints"]) == (0, [])
+    verified = checkpoints("verify", "--storage", f"file://{tmp_path}")
+    assert (verified.returncode, "has no checkpoint" in verified.stdout) == (1, True)
+    exported = checkpoints("export", "--to", str(tmp_path / "model"), "--storage", f"file://{tmp_path}")
+    assert (exported.returncode, "has no valid checkpoint to export" in exported.stderr) == (2, True)
+
+
+def test_checkpoints_want_a_job_or_a_storage():
+    """Not both, not neither; what is not in a cluster is looked for in the runs of this machine."""
+    assert llmtrain("checkpoints", "ls").exit_code == 2
+    assert llmtrain("checkpoints", "ls", "job", "--storage", "file:///x").exit_code == 2
+
+
+def test_checkpoints_of_a_run_that_never_was(tmp_path):
+    """With where to look."""
+    unknown = checkpoints("ls", "job", "--local", LLMTRAIN_CACHE=str(tmp_path))
+    assert (unknown.returncode, "there is no local run job" in unknown.stderr) == (1, True)
