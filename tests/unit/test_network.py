@@ -145,9 +145,21 @@ def test_narrower_values_narrow_and_further_rules_widen() -> None:
             [(S3, 9001)],
             id="restored-from",
         ),
+        pytest.param(
+            JobSpec.model_validate(BASE | {"model": {"pretrained": "org/model"}}),
+            [(INTERNET, 443)],
+            [(INTERNET, 80), (S3, 9000)],
+            id="model-from-the-hub",
+        ),
+        pytest.param(
+            JobSpec.model_validate(BASE | {"data": {"source": "/data", "tokenizer": "org/tokenizer@main"}}),
+            [(INTERNET, 443)],
+            [(INTERNET, 80)],
+            id="tokenizer-from-the-hub",
+        ),
     ],
 )
-def test_the_storage_of_the_job_can_be_reached_and_no_other(job, reached, refused) -> None:
+def test_what_the_spec_names_can_be_reached_and_nothing_else(job, reached, refused) -> None:
     world = World({}, job)
     assert [end for end in reached if world.refusal(world.member, *end)] == []
     assert [end for end in refused if not world.refusal(world.member, *end)] == []
