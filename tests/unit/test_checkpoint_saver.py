@@ -123,6 +123,17 @@ def test_a_rank_that_cannot_write_fails_the_save_for_all(tmp_path, broken):
     assert [checkpoint.step for checkpoint in ranks[0].catalog.checkpoints()] == [3, 1]
 
 
+def test_members_that_write_to_different_places_are_told(tmp_path):
+    """A path of the node's own under the same URI: what only one member can see must not pass for a checkpoint."""
+    ranks = two_ranks(tmp_path / "c")
+    (tmp_path / "elsewhere").mkdir()
+    ranks[1].catalog.storage = open_storage(f"file://{tmp_path}/elsewhere")
+    outcomes = save(ranks, 1)
+    assert {(outcome.committed, outcome.reason) for outcome in outcomes} == {(False, "StorageMissing")}
+    assert "one place for all members" in outcomes[0].message
+    assert stored(tmp_path / "c")[0] is None
+
+
 def test_a_claim_that_could_not_be_made_is_made_by_the_save(tmp_path):
     """A round may begin while its storage is away."""
     ranks = two_ranks(tmp_path / "not-there" / "c")

@@ -21,6 +21,7 @@ from llmtrain_trainer.checkpoint import manifest as manifests
 from llmtrain_trainer.checkpoint.claims import Claim
 from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
 from llmtrain_trainer.checkpoint.retention import doomed, old_claims
+from llmtrain_trainer.checkpoint.shardfile import ShardReader
 from llmtrain_trainer.checkpoint.storage import Entry, Storage, StorageError
 from llmtrain_trainer.checkpoint.stored import (
     Checkpoint,
@@ -137,12 +138,13 @@ class Catalog:
         return None, tuple(skipped)
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the checkpoint exist. Its shards must be written. Raises `Fenced`; needs `claim` first.
+        """Make the checkpoint exist. Its shards must be written, and be seen from here. Raises `Fenced`; needs `claim`.
 
         An earlier checkpoint of the same step is replaced, unless it is of a newer claim.
         """
         if self.check() != manifest.fence:
             raise ValueError(f"the manifest has fence {manifest.fence}, but the storage was claimed with another")
+        self._look_for_shards(manifest)
         name, data = manifest_name(manifest.step), manifests.encode(manifest)
         if self.storage.create(name, data):
             return
@@ -177,6 +179,20 @@ class Catalog:
         self.storage.delete(gone.strays)
         self.storage.delete(old_claims([file.name for file in self.storage.list().files], fence))
         return tuple(step_directory(step) for step in gone.steps)
+
+    def _look_for_shards(self, manifest: Manifest) -> None:
+        """Raises `StorageError` unless the other members' shards are where this one will look for them."""
+        suspects = {damaged.name for damaged in misfits(manifest, self._files(manifest.step))}
+        try:
+            for shard in manifest.shards:
+                if shard.name in suspects:  # or the listing is old, which NFS allows: a file that is opened is not
+                    ShardReader(self.storage, shard)
+        except Damaged as damaged:
+            raise StorageError(
+                names.REASON_STORAGE_MISSING,
+                f"{self.storage.uri}: another member has written {damaged.name}, but here {damaged.why}: the storage "
+                "has to be one place for all members, such as a ReadWriteMany claim (pvc://) or a bucket (s3://)",
+            ) from damaged
 
     def _steps(self) -> list[int]:
         found = (step_of(name) for name in self.storage.list().directories)
