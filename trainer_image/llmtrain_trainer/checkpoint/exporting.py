@@ -2,7 +2,7 @@
 
 The checkpoint's manifest has all that is needed beside the weights (`describe`), but for a tokenizer that is no plain
 bytes: its files lie where the job had them, or wherever `tokenizer` says. The weights are the masters in the element
-type asked for, so the trainer's own export in the same type has the same bytes. Every byte read is proved.
+type asked for, equal to the trainer's own export in that type. Every byte read is proved.
 Limit: the whole model in that type has to fit in memory.
 """
 
