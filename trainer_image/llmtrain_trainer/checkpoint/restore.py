@@ -79,16 +79,22 @@ def choose(own: Catalog | None, restore_from: str | None) -> Source | None:
 
 
 def choose_older(source: Source, damage: Damaged) -> Source:
-    """The next older checkpoint beside one that turned out damaged. Raises `StorageError`, `CheckpointLost`."""
+    """What to take instead of a checkpoint that turned out damaged: the next older one beside it.
+
+    One that is no longer there was no damaged one: the job that it belongs to trains, and has removed it for a newer
+    one, which is taken then. Raises `StorageError`, `CheckpointLost`.
+    """
     if source.manifest is None:
         raise AssertionError("a model has no older checkpoints")
-    step = source.manifest.step
-    skipped = (*source.skipped, str(damage))
+    step, skipped = source.manifest.step, (*source.skipped, str(damage))
     catalog = Catalog(open_storage(source.uri))
-    older = _newest(catalog, own=source.own, below=step, skipped=skipped)
-    if older is None:
+    if catalog.checkpoint(step).manifest == source.manifest:
+        other = _newest(catalog, own=source.own, below=step, skipped=skipped)
+    else:
+        other = _newest(catalog, own=source.own)
+    if other is None:
         raise _lost(source.uri, skipped)
-    return older
+    return other
 
 
 def load(state: EngineState, source: Source, worker: Worker) -> dict[str, Any]:
