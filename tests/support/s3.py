@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -106,11 +107,20 @@ class S3Server:
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + 20
-        while not _answers(self.endpoint + _HEALTH):
+        while not self._answers():
             assert self._process
             assert self._process.poll() is None, f"versitygw died: {self._log.read_text()[-2000:]}"
             assert time.monotonic() < deadline, f"{self.endpoint} does not answer"
             time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        url = self.endpoint + _HEALTH
+        if not self._prefix:
+            return _answers(url)
+        ask = f"import urllib.request; urllib.request.urlopen({url!r}, timeout=1)"
+        return not subprocess.run(
+            [*self._prefix, sys.executable, "-c", ask], capture_output=True, check=False
+        ).returncode
 
 
 @contextlib.contextmanager
