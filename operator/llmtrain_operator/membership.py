@@ -156,7 +156,7 @@ def returning(pod: PodView | None, agent: AgentView | None) -> bool:
     if pod is None or pod.deleting or pod.phase != "Running":
         return False
     if agent is None or agent.report is None:
-        return agent is None
+        return agent is None or agent.silent_for <= REJOIN_PATIENCE
     return agent.silent_for <= SILENCE_LIMIT and agent.report.state != "stopped"
 
 

@@ -94,6 +94,7 @@ def test_formation(ready, waited, patience, size) -> None:
         pytest.param(POD, agent("running"), True, id="has-yet-to-leave-the-lost-round"),
         pytest.param(POD, agent(connected=False, silent_for=1.0), True, id="its-connection-broke-a-moment-ago"),
         pytest.param(POD, None, True, id="its-container-has-just-started"),
+        pytest.param(POD, AgentView("u0", False, 2.0, "never connected"), True, id="its-agent-starts"),
         pytest.param(POD, AgentView("u0", False, 30.0, "never connected"), False, id="its-agent-never-came"),
         pytest.param(POD, agent(connected=False, silent_for=9.0), False, id="silent"),
         pytest.param(POD, agent("stopped"), False, id="about-to-end"),
