@@ -168,15 +168,20 @@ def test_a_leftover_of_an_older_round_commits_nothing(tmp_path):
         two_ranks(tmp_path / "c", round_number=1)[0].saver.claim()
 
 
-def test_a_state_that_is_no_json_is_a_failed_save_and_no_crash(tmp_path):
-    """Our own faults must not end training either."""
-    ranks = two_ranks(tmp_path / "c", patience=PATIENCE)
+@pytest.mark.parametrize("faulty", [0, 1])
+def test_our_own_faults_are_failed_saves_that_nobody_waits_for(tmp_path, faulty):
+    """No crash in training, and no patience of minutes on the other rank: the fault is told."""
+    ranks = two_ranks(tmp_path / "c", patience=600.0)
     pieces = [Piece("weight", "master", 0, torch.zeros(4))]
-    ranks[1].begin(1)
-    ranks[0].saver.begin(1, pieces, {}, {"loss": object()})
+    ranks[1 - faulty].begin(1)
+    ranks[faulty].saver.begin(1, pieces, {"torch": object()}, {"loss": object()})  # neither is JSON
+    for rank in ranks:
+        rank.saver._thread.join(20)
+        assert not rank.saver.busy
     assert [rank.end().committed for rank in ranks] == [False, False]
-    assert "the checkpoint failed: TypeError" in ranks[0].outcomes[0].message
+    assert all("the checkpoint failed: TypeError" in rank.outcomes[0].message for rank in ranks)
     assert json.dumps(ranks[0].outcomes[0].message)
+    assert all(outcome.committed for outcome in save(ranks, 2))
 
 
 def test_workers_of_a_new_pod_and_of_an_old_one_meet(monkeypatch):

@@ -120,8 +120,19 @@ class Saver:
             self._outcome = _failed(job, error)
         except Exception as error:  # noqa: BLE001 - the thread's outermost edge; training need not know of our faults
             text = f"the checkpoint failed: {type(error).__name__}: {error}"
-            self._outcome = _failed(job, StorageError(names.REASON_STORAGE_UNREACHABLE, text))
+            self._outcome = self._give_up(job, StorageError(names.REASON_STORAGE_UNREACHABLE, text))
         self._on_outcome(self._outcome)
+
+    def _give_up(self, job: _Job, error: StorageError) -> Outcome:
+        """Tell the others, whatever they wait for now: they would wait for minutes."""
+        outcome = _failed(job, error)
+        with contextlib.suppress(StorageError):
+            if self._writer.rank == 0:
+                self._accord.say_no_fence(job.n, error)
+                self._accord.say_outcome(job.n, outcome)
+            else:
+                self._accord.say_failure(job.n, error)
+        return outcome
 
     def _lead(self, job: _Job) -> Outcome:
         """Rank 0's part."""
