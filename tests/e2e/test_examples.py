@@ -155,13 +155,14 @@ def begin(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("accelerate", "begins at step [1-9]"), ("lightning", "Restored all states from")]
+    ("name", "saved", "words"),
+    [("accelerate", "done", "begins at step [1-9]"), ("lightning", "last.ckpt", "Restored all states from")],
 )
-def test_a_script_goes_on_after_a_killed_worker(begin: Any, tmp_path: Path, name: str, words: str) -> None:
+def test_a_script_goes_on_after_a_killed_worker(begin: Any, tmp_path: Path, name: str, saved: str, words: str) -> None:
     """Unmodified, two members on this machine; it begins with its own newest checkpoint."""
     folder = tmp_path / "checkpoints"
     run = begin(name, folder)
-    run.until(lambda: folder.is_dir() and any(folder.glob("*20*")), "a checkpoint of the script's")
+    run.until((folder / saved).exists, "a checkpoint of the script's")
     os.kill(max(run.processes(f"-u\0{tmp_path / 'train.py'}")), signal.SIGKILL)
     run.ends_with(0)
     assert (run.status["state"], run.status["restarts"]) == ("Complete", 1)
