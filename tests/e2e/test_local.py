@@ -120,8 +120,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Local]]:
     """Begins a run; what is left of it goes at the end."""
     runs: list[Local] = []
 
-    def begin(steps: int, nodes: int = 2, **more: Any) -> Local:
-        runs.append(Local(tmp_path, spec(steps, **more), nodes))
+    def begin(steps: int, room: int = 2, **more: Any) -> Local:
+        runs.append(Local(tmp_path, spec(steps, **more), room))
         return runs[-1]
 
     yield begin
@@ -214,7 +214,7 @@ def test_no_process_outlives_the_command(start: Callable[..., Local], number: si
 
 def test_members_beyond_the_nodes_find_no_room(start: Callable[..., Local]) -> None:
     """The status says why nothing trains and what would help."""
-    run = start(20, nodes=1)
+    run = start(20, room=1)
     run.until(lambda: "`--nodes 2` makes room" in json.dumps(run.status), "the reason")
     run.process.send_signal(signal.SIGINT)
     run.ends_with(130)
