@@ -2,8 +2,9 @@
 
 Workers are in sessions of their own, so no process group covers them: this process adopts what loses its parent, and
 when the agent ends it kills all that is left. SIGTERM goes on to the agent; SIGHUP, which also comes when the process
-that made the pod dies, ends everything at once. Limit: when this very process gets a SIGKILL only the agent goes with
-it. Linux only; standard library only.
+that made the pod dies, ends everything at once. When this very process gets a SIGKILL only the agent goes with it; the
+process that made the pod ends the rest (`leftovers`). Limit: if both get a SIGKILL at once, the rest stays until the
+next run of the job. Linux only; standard library only.
 """
 
 from __future__ import annotations
