@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer import config, export
+from llmtrain_trainer import export, hub
 from llmtrain_trainer.checkpoint.catalog import Catalog
 from llmtrain_trainer.checkpoint.layout import Segment, plan_reads
 from llmtrain_trainer.checkpoint.manifest import Manifest
@@ -84,7 +84,9 @@ def write(storage: Storage, manifest: Manifest, directory: Path, dtype: str | No
 
 def _tokenizer(uri: str) -> Any:
     try:
-        return load_tokenizer(uri if uri == BYTE else config.local_path(uri, "spec.data.tokenizer"))
+        if uri != BYTE:
+            uri = hub.local_directory(uri, "spec.data.tokenizer", hub.TOKENIZER_FILES)
+        return load_tokenizer(uri)
     except TrainerError as error:
         raise ConfigError(f"{error}; where it lies elsewhere, say so with --tokenizer") from error
 
