@@ -100,6 +100,7 @@ class Keeper:
 
     def votes(self, step: int) -> Votes:
         """This worker's votes on what to do after `step`."""
+        writing = self._saver is not None and self._saver.busy  # first: a save that ends after this is noted next time
         self._note_outcome()
         is_due, failing = False, False
         if self._saver is not None and self._worker.is_first:
@@ -108,7 +109,7 @@ class Keeper:
         return Votes(
             stop=self._wishes.stop,
             leave=self._wishes.leave,
-            writing=self._saver is not None and self._saver.busy,
+            writing=writing,
             fenced=bool(self._fenced),
             due=is_due,
             failing=failing,
@@ -149,14 +150,18 @@ class Keeper:
         if self._saver is None:
             return False
         self._reporter.update(phase="saving")
-        self._saver.wait()
-        self._note_outcome()
+        self._await_outcome(self._saver)
         if not self._history.has(standing.step):
             self._begin(self._saver, standing)
-            self._saver.wait()
-            self._note_outcome()
+            self._await_outcome(self._saver)
         self._check_fence(bool(self._fenced))
         return self._history.has(standing.step)
+
+    def _await_outcome(self, saver: Saver) -> None:
+        """How the save ended that may be under way, by rank 0's account: another may have waited for it in vain."""
+        saver.wait()
+        self._note_outcome()
+        self._history, self._fenced = self._worker.from_first((self._history, self._fenced))
 
     def _begin(self, saver: Saver, standing: Standing) -> None:
         state = self._live_state()
