@@ -166,6 +166,13 @@ def trainer(**fields):
             id="tensor parallelism",
         ),
         pytest.param(
+            {"training": {"precision": "fp16"}, "deepspeed": {"stage": 0}},
+            "spec.deepspeed.stage",
+            "divides gradients by a loss scale that it never applied",
+            "Use stage 1, 2 or 3",
+            id="fp16 without a loss scale",
+        ),
+        pytest.param(
             {"model": {"preset": None, "config": {"hidden_size": 8}}},
             "spec.model.config",
             "model_type is missing",

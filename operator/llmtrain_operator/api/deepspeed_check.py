@@ -35,9 +35,20 @@ def check(spec: JobSpec) -> Iterator[Problem]:
     yield from _keys(config, "")
     if spec.entrypoint is None:
         yield from _contradictions(spec)
+        yield from _unscaled_fp16(spec)
         for key in _MODEL_PARALLEL:
             if key in config:
                 yield Problem(f"{_PATH}.{key}", config[key], "this version trains data-parallel only", "Remove it")
+
+
+def _unscaled_fp16(spec: JobSpec) -> Iterator[Problem]:
+    if spec.training.precision == "fp16" and spec.deepspeed.stage == 0:
+        yield Problem(
+            "spec.deepspeed.stage",
+            0,
+            f"in fp16 at stage 0 DeepSpeed {DEEPSPEED_VERSION} divides gradients by a loss scale that it never applied",
+            "Use stage 1, 2 or 3, or spec.training.precision bf16",
+        )
 
 
 def _keys(config: Mapping[str, Any], prefix: str) -> Iterator[Problem]:
