@@ -82,7 +82,8 @@ def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | N
 
 
 def left(current: Round, agents: Mapping[str, AgentView], *, anyhow: bool = False) -> frozenset[str]:
-    """UIDs of the members whose workers have ended as they were asked to: they are joining again, without a failure.
+    """UIDs of the members whose workers have ended as they were asked to: they are joining again, or their agents stop
+    too because their pods are being deleted, without a failure.
 
     `anyhow`: a failure counts as well, because a script that is told to end may do so in any way.
     """
@@ -91,10 +92,10 @@ def left(current: Round, agents: Mapping[str, AgentView], *, anyhow: bool = Fals
 
 def _left(number: int, agent: AgentView | None, anyhow: bool) -> bool:
     report = agent.report if agent else None
-    if report is None or report.round != number or report.state not in ("joining", "failed"):
+    if report is None or report.round != number or report.state not in ("joining", "stopped", "failed"):
         return False
     failed = report.failure is not None and report.failure.round == number
-    return anyhow or (report.state == "joining" and not failed)
+    return anyhow or (report.state != "failed" and not failed)
 
 
 def drained(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:

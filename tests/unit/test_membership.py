@@ -112,6 +112,7 @@ def test_who_is_worth_a_few_seconds(pod, known, soon) -> None:
     ("known", "gone"),
     [
         pytest.param(agent("joining"), True, id="left-as-asked"),
+        pytest.param(agent("stopped"), True, id="left-and-ends-with-its-pod"),
         pytest.param(agent("running"), False, id="still-saving"),
         pytest.param(agent("joining", number=2), False, id="never-was-in-the-round"),
         pytest.param(agent("joining", failure=Failure("UserError", "x", 3)), False, id="failed-in-it"),

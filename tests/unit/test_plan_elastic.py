@@ -290,6 +290,8 @@ def test_a_pod_that_is_being_deleted_has_time_to_save() -> None:
     job.look(*map(training, range(3)), pods=pods)
     assert (job.told, job.members) == ({"u0": "save", "u1": "stop", "u2": "save"}, [0, 1, 2])
     assert "j-1-1 is being deleted" in job.message("Resizing")
+    job.look(training(0), agent(1, "stopped", 1), training(2), pods=pods)
+    assert job.members == [0, 1, 2], "the others have saved too, and are about to say so"
     job.look(gone(0), agent(1, "stopped", 1), gone(2), pods=pods)
     assert (job.members, job.status.restarts, job.status.state) == ([0, 2], 0, "Resizing")
     assert job.status.progress.step == 40
