@@ -444,6 +444,23 @@ def test_suspending_saves_first_and_resuming_goes_on() -> None:
     assert ([action.incarnation for action in job.creates], job.status.state) == ([2, 2, 2], "Pending")
 
 
+@pytest.mark.parametrize(
+    ("asked", "then", "state"),
+    [
+        pytest.param({"nodes": NODES | {"desired": 2}}, lambda i: agent(i, "succeeded", 1), "Complete", id="done"),
+        pytest.param({"suspend": True}, gone, "Suspended", id="suspended"),
+    ],
+)
+def test_a_job_that_is_over_or_suspended_is_not_resizing(asked, then, state) -> None:
+    """Whatever its last round was to end for: who waits for the condition would wait for ever."""
+    job = Job()
+    job.fields |= asked
+    job.look(*map(training, range(3)))
+    assert job.status.round.ending
+    job.look(*map(then, range(3)))
+    assert (job.status.state, condition(job.status, "Resizing")[0]) == (state, "False")
+
+
 def test_a_suspension_that_cannot_be_saved_waits_and_says_why() -> None:
     """Nothing is thrown away unasked; with the user's leave it is."""
     job = Job()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from llmtrain_operator import podset
 from llmtrain_operator.api.validation import Problem
-from llmtrain_operator.conditions import find, seconds, short, timestamp
+from llmtrain_operator.conditions import ConditionType, find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.progress import BEFORE_TRAINING, between_rounds
@@ -16,6 +16,8 @@ MOST_SHOWN = 120
 """Characters of a wrong value that are repeated to the user."""
 STOP_PATIENCE = 120.0
 """Seconds after the end within which members stop by themselves; then their pods are deleted."""
+ACTIVITIES: Final[tuple[ConditionType, ...]] = ("Running", "Recovering", "Resizing")
+"""Conditions that do not hold while the job is over or suspended."""
 
 
 def finished(run: Draft) -> None:
@@ -38,8 +40,8 @@ def finished(run: Draft) -> None:
 
 def finish(run: Draft, state: Literal["Complete", "Failed"], reason: str, message: str) -> None:
     run.set(state=state, completion_time=timestamp(run.now), waiting_since=None, not_before=None)
-    run.condition("Running", False, reason, message)
-    run.condition("Recovering", False, reason, message)
+    for kind in ACTIVITIES:
+        run.condition(kind, False, reason, message)
     run.condition(state, True, reason, message)
     run.tell(reason if state == "Failed" else "Completed", message, warning=state == "Failed")
     finished(run)
@@ -93,10 +95,21 @@ def suspend(run: Draft) -> None:
         run.set(round=None, progress=between_rounds(run.status, run.checkpoint_step, run.now))
     run.set(state="Suspended", nodes="0", waiting_since=None, not_before=None)
     run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
-    run.condition("Scheduled", False, "Suspended", "the job is suspended")
-    run.condition("Running", False, "Suspended", "the job is suspended")
-    run.condition("Recovering", False, "Suspended", "the job is suspended")
+    for kind in ("Scheduled", *ACTIVITIES):
+        run.condition(kind, False, "Suspended", "the job is suspended")
     run.instruct_all("stop", "the job is suspended")
-    for pod in run.observed.pods:
-        if not pod.deleting:
-            run.actions.append(DeletePod(pod.name, pod.uid, "the job is suspended"))
+    run.actions += _delete_all(run, "the job is suspended")
+
+
+def dismiss(run: Draft) -> None:
+    """The spec is invalid and no round runs. The job is Invalid, and its spec may be mended in every field, only when
+    no pod is left that was made by the spec as it is: it would train by that among others made by the mended one."""
+    run.set(nodes="0")
+    away = _delete_all(run, "the job's spec is invalid")
+    run.actions += away
+    if not away:
+        run.set(state="Invalid")
+
+
+def _delete_all(run: Draft, why: str) -> list[DeletePod]:
+    return [DeletePod(pod.name, pod.uid, why) for pod in run.observed.pods if not pod.deleting]

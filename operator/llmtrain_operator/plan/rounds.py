@@ -47,7 +47,8 @@ def close_round(run: Draft) -> None:
     run.tell("RoundClosed", f"round {run.status.round.number} ended at step {run.step}: {ending.message}")
     _end(run, "Resizing", max(run.step, run.checkpoint_step or 0) if run.resumable else None)
     run.condition("Running", False, ending.reason, ending.message)
-    run.condition("Resizing", True, "NewRound", f"{ending.message}; a new round is about to begin")
+    if ending.reason == "Resize":
+        run.condition("Resizing", True, "NewRound", f"{ending.message}; a new round is about to begin")
 
 
 def _end(run: Draft, state: State, goes_on_at: int | None) -> None:

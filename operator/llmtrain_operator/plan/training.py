@@ -11,7 +11,7 @@ from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.durable import note_checkpoints
-from llmtrain_operator.plan.ends import finish, suspend
+from llmtrain_operator.plan.ends import dismiss, finish, suspend
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.resize import decide, drained, left, over
@@ -32,11 +32,12 @@ def go_on(run: Draft) -> None:
     if run.round is None and run.spec.suspend:
         suspend(run)
         return
+    watch_silence(run)
     direct(run)
     if run.round:
         describe(run)
     else:
-        run.set(state="Invalid")
+        dismiss(run)
 
 
 def train(run: Draft) -> None:
