@@ -71,6 +71,7 @@ def fleet(tmp_path_factory):
     room = f"head -c 3500k /dev/zero > {disk}/filler"
     left = {"all": True, "signal": signal.SIGUSR1}
     other = {"model": {"architecture": {"hiddenSize": 16, "layers": 2, "heads": 4, "kvHeads": 2}}}
+    heads = {"model": {"architecture": {"heads": 2, "kvHeads": 1}}}
     frozen = {"training": {"maxSteps": 1, "optimizer": {"lr": 0.0}}}
     model = {"checkpoint": {"restoreFrom": own("model")}}
     scenarios = [
@@ -122,7 +123,10 @@ def fleet(tmp_path_factory):
             kind="record",
             checkpoint={"restoreFrom": own("first")},
             training={"globalBatchSize": 6, "maxSteps": 8},
+            output=str(directory / "second-model"),
         ),
+        scenario("nothing left", own("sixth"), checkpoint={"restoreFrom": own("first")}),
+        scenario("other heads", own("first"), **heads),
         scenario("from a model", own("third"), kind="record", **merged(model, frozen)),
         scenario("from another model", own("fourth"), **merged(model, other)),
         scenario("from nothing", own("fourth"), checkpoint={"restoreFrom": f"file://{directory}/s3"}),
@@ -218,6 +222,8 @@ def test_a_job_can_start_from_another_jobs_checkpoint(fleet):
     assert first["checkpoints"]["step"] is None
     assert steps[0]["epoch"] * 8 == pytest.approx(first["epoch"] * 6 / 24 * 30 * 8 / 6)
     assert steps[-1]["checkpoints"]["step"] == 8
+    facts = json.loads((Path(fleet["directory"]) / "second-model" / "llmtrain.json").read_text())
+    assert (facts["steps"], facts["tokens"]) == (8, (6 * 4 + 2 * 6) * 32)
 
 
 def test_a_job_can_start_from_a_finished_model(fleet):
@@ -237,6 +243,8 @@ def test_a_job_can_start_from_a_finished_model(fleet):
             "CheckpointMismatch",
             "model.layers.0.input_layernorm.weight has the shape [32], here it is [16]",
         ),
+        ("nothing left", "InvalidConfig", "spec.training.maxSteps: 6 is not more than the 6 steps"),
+        ("other heads", "CheckpointMismatch", "num_attention_heads was 4, is 2"),
         ("from nothing", "InvalidConfig", "holds neither a checkpoint nor a Hugging Face model"),
         ("old round", "Fenced", "round 2 of this job has claimed it"),
         ("all damaged", "CheckpointLost", "step-000000000006/manifest.json: "),

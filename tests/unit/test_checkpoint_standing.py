@@ -27,6 +27,15 @@ def test_a_manifest_without_one_is_refused_by_name(raw):
     assert error.value.reason == "CheckpointMismatch"
 
 
+def test_a_job_that_would_train_nothing_is_refused_by_name():
+    """Steps count on from the checkpoint of `restoreFrom`: done before it began is hardly what was meant."""
+    standing = dataclasses.replace(Standing.begin(parse(json.dumps(SPEC)), "digest"), step=10)
+    standing.check_steps_left(11)
+    with pytest.raises(TrainerError, match=r"spec.training.maxSteps: 10 is not more than the 10 steps") as error:
+        standing.check_steps_left(10)
+    assert error.value.reason == "InvalidConfig"
+
+
 def test_another_order_of_samples_is_told():
     """Each field that makes the order is compared; others may change."""
     stored = Standing.begin(parse(json.dumps(SPEC)), "a" * 64)

@@ -70,6 +70,8 @@ class Trainer:
         begin = self.begin = stored or fresh
         for difference in begin.other_order(fresh):
             self.say(f"samples come in another order than the checkpoint's, some again or never: {difference}")
+        if begin.step > self.config.training.max_steps:
+            self.say(f"nothing is left to train: the checkpoint is of step {begin.step}, beyond training.maxSteps")
         offset = begin.position - begin.step * self.plan.global_batch
         self.order = SampleOrder(self.config.training.seed, len(self.dataset.train), self.config.data.shuffle, offset)
         self.guard = DivergenceGuard(self.engine.skipped_steps, begin.skipped_in_a_row, begin.loss)
@@ -172,7 +174,7 @@ class Trainer:
             progress = self.reporter.progress
             facts = {
                 "steps": progress.step,
-                "tokens": progress.step * self.speed.tokens,
+                "tokens": self.standing().position * self.config.data.sequence_length,
                 "loss": progress.loss,
                 "validationLoss": progress.validation_loss,
                 "worldSize": self.worker.world_size,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer.checkpoint import exporting
+from llmtrain_trainer.checkpoint import exporting, likeness
 from llmtrain_trainer.checkpoint.accord import join_accord
 from llmtrain_trainer.checkpoint.cadence import Cadence, History, Votes, decide, due
 from llmtrain_trainer.checkpoint.catalog import Catalog
@@ -49,7 +49,7 @@ class Keeper:
         self._cadence = Cadence(self._durable.every, self._durable.every_steps) if self._durable else Cadence(0.0)
         self._history = History(0, False, time.monotonic())
         self._state: EngineState | None = None
-        self._tokenizer = config.data.tokenizer
+        self._tokenizer, self._max_steps = config.data.tokenizer, config.training.max_steps
         self._model: dict[str, Any] = {}
         self._fenced = ""
         self._began = 0.0
@@ -83,6 +83,10 @@ class Keeper:
         began = time.perf_counter()
         source, stored = self._opening.load(state, source)
         standing = Standing.from_json(stored.get("training"))
+        if not source.own:
+            standing.check_steps_left(self._max_steps)
+        for difference in likeness.check(stored.get("model"), self._model):
+            self._teller.say(f"the model is used otherwise than the checkpoint's: {difference}")
         seconds = time.perf_counter() - began
         self._teller.tell(
             step=standing.step if source.own else None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmtrain_operator.contract import names, wire
 from llmtrain_trainer.config import Config
-from llmtrain_trainer.errors import TrainerError
+from llmtrain_trainer.errors import ConfigError, TrainerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,14 @@ class Standing:
             data_digest=data_digest,
             spec_digest=config.digest,
         )
+
+    def check_steps_left(self, max_steps: int) -> None:
+        """Raises `ConfigError` if a job that starts here from another's checkpoint would train nothing."""
+        if self.step >= max_steps:
+            raise ConfigError(
+                f"spec.training.maxSteps: {max_steps} is not more than the {self.step} steps of the checkpoint in "
+                "checkpoint.restoreFrom, from which the job counts on; give more, or start from its finished model"
+            )
 
     def other_order(self, here: Standing) -> tuple[str, ...]:
         """Why the order of samples `here` is not that of this stored standing; empty if it is."""
