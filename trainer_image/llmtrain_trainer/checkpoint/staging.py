@@ -23,6 +23,7 @@ class Staging:
         self._pinned = device.type != "cpu"
         self._stream = torch.Stream(device) if self._pinned else None
         self._copied: torch.Event | None = None
+        self._source: Sequence[Piece] = ()
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._length = 0
 
@@ -40,6 +41,7 @@ class Staging:
         if self._stream is None:
             self._copy(pieces, segments)
             return segments
+        self._source = pieces  # zeros made for the copy alone: once given away their memory would be used anew
         # What the forward pass may write (persistent buffers) is copied in training's own stream, before it does.
         pairs = list(zip(pieces, segments, strict=True))
         here = [pair for pair in pairs if pair[0].kind == WEIGHTS]
@@ -60,6 +62,7 @@ class Staging:
         """The copy's bytes. Waits for it."""
         if self._copied is not None:
             self._copied.synchronize()
+            self._source = ()
         return memoryview(self._memory.numpy()).cast("B")[: self._length]  # type: ignore[arg-type]  # numpy on 3.11
 
     def _copy(self, pieces: Sequence[Piece], segments: Sequence[Segment]) -> None:
