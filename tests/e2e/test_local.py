@@ -82,7 +82,7 @@ class Local:
             job: dict[str, Any] = json.loads((self._cache / "local/jobs/j/status.json").read_text())
         except FileNotFoundError:
             return {}
-        return job["status"] or {}
+        return job.get("status") or {}
 
     @property
     def members(self) -> list[int]:
