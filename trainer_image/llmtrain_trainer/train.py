@@ -53,7 +53,7 @@ class Trainer:
         source = self.keeper.choose()
         self.model = build_model(config, self.dataset.tokenizer)
         if source and source.is_model:
-            source.load_weights(self.model)
+            self.keeper.load_weights(self.model, source)
         self.speed = Speed(self.model, config, self.worker)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.engine = start_engine(config, self.model, self.worker)

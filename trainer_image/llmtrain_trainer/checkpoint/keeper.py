@@ -65,6 +65,10 @@ class Keeper:
         self._reporter.update(phase="restoring")
         return self._opening.choose(self._saver, self._catalog, self._restore_from)
 
+    def load_weights(self, model: Any, source: Source) -> None:
+        """The weights of a finished model, before there is an engine. Waits for storage that cannot be read."""
+        self._opening.load_weights(model, source)
+
     def restore(self, engine: Any, source: Source | None) -> Standing | None:
         """Bring the engine to the source's checkpoint; where training stood then. None without a checkpoint."""
         if self._saver is not None or source is not None:

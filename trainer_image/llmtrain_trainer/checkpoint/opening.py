@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
+import torch
+
 from llmtrain_trainer.checkpoint import restore
 from llmtrain_trainer.checkpoint.catalog import Catalog
 from llmtrain_trainer.checkpoint.manifest import Damaged
@@ -31,7 +33,8 @@ T = TypeVar("T")
 
 
 class Opening:
-    """One worker's part in it. Every method is collective and raises the same `TrainerError` on all workers."""
+    """One worker's part in it. Methods are collective, if they do not say otherwise, and raise the same `TrainerError`
+    on all workers."""
 
     def __init__(self, worker: Worker, teller: Teller) -> None:
         self._worker, self._teller = worker, teller
@@ -53,11 +56,29 @@ class Opening:
         pauses = _pauses()
         while True:
             try:
-                return source, restore.load(state, source, self._worker)
+                stored = self._patiently(lambda: restore.load(state, source, self._worker), pauses)  # noqa: B023 - at once
             except Damaged as damage:
                 source = self._insist(functools.partial(restore.choose_older, source, damage))
+            else:
+                return source, stored
+
+    def load_weights(self, model: torch.nn.Module, source: Source) -> None:
+        """Those of a finished model. Not collective: each worker reads and waits for itself."""
+        self._patiently(lambda: source.load_weights(model), _pauses())
+
+    def _patiently(self, do: Callable[[], T], pauses: Iterator[float]) -> T:
+        """What `do` gives, tried again while it raises `StorageError`; that is told, and taken back at last."""
+        waited = False
+        while True:
+            try:
+                done = do()
             except StorageError as error:
+                waited = True
                 self._wait(error, next(pauses))
+            else:
+                if waited:
+                    self._teller.tell(error="", error_reason="")
+                return done
 
     def _claim(self, saver: Saver) -> bool:
         """Rank 0's. A claim that fails for want of room or rights is made up for by the first save that can."""
