@@ -32,7 +32,7 @@ def logged_after(kubectl: Kubectl, step: int) -> int:
 
 def followed_after(kubectl: Kubectl, step: int) -> int:
     """The first step beyond `step` that the job's status tells of: training goes on, and an operator follows it."""
-    return _first_beyond(step, kubectl, r"(\d+)", "get", "ltj", "j", "-w", '-o=jsonpath={.status.progress.step}{"\n"}')
+    return _first_beyond(step, kubectl, r"(\d+)", "get", "ltj", "j", "-w", r'-o=jsonpath={.status.progress.step}{"\n"}')
 
 
 def _first_beyond(step: int, kubectl: Kubectl, pattern: str, *words: str) -> int:
