@@ -46,7 +46,7 @@ class ClusterPort(Protocol):
     async def apply(self, obj: Mapping[str, Any]) -> None:
         """Make the fields of `obj` hold, creating it if need be.
 
-        Raises `Conflict` if an earlier job's object of that name is not gone yet, `Rejected`, `Unavailable`.
+        Raises `Conflict` if an earlier job's object of that name had to be deleted first, `Rejected`, `Unavailable`.
         """
 
     async def create(self, obj: Mapping[str, Any]) -> None:

@@ -179,8 +179,24 @@ async def test_what_is_not_the_jobs_is_left_alone(operator, client, namespace):
     await operator.until("False", "Unschedulable")
 
 
-async def test_what_an_earlier_job_of_the_name_left_is_waited_for(operator, client, namespace):
-    """The garbage collector is on its way: that is no refusal, and nothing of it is taken over."""
+async def test_what_an_earlier_job_of_the_name_left_makes_room(operator, client, namespace):
+    """Nobody waits for the garbage collector, which may take most of a minute, and nothing is taken over."""
+    owner = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "a", "controller": True}
+    owner["uid"] = "11111111-2222-3333-4444-555555555555"
+    left = {"name": "a", "ownerReferences": [owner]}
+    ports = {"clusterIP": "None", "ports": [{"port": 1}]}
+    for kind, fields in (("Service", {"spec": ports}), ("ServiceAccount", {}), ("PodDisruptionBudget", {})):
+        await client.request("create", BY_KIND[kind], namespace, body={"metadata": left, **fields})
+    await operator.apply({"min": 1})
+    await operator.until("False", "Unschedulable")
+    job = await client.request("get", JOBS, namespace, "a")
+    for kind in ("Service", "ServiceAccount", "PodDisruptionBudget"):
+        found = await client.request("get", BY_KIND[kind], namespace, "a")
+        assert [each["uid"] for each in found["metadata"]["ownerReferences"]] == [job["metadata"]["uid"]]
+
+
+async def test_an_operator_that_is_behind_deletes_nothing_of_a_newer_job(operator, client, namespace):
+    """To it the newer job's objects look like those of an earlier one."""
     await operator.apply({"min": 1})
     await operator.until("False", "Unschedulable")
     mine = await client.request("get", BY_KIND["Service"], namespace, "a")
@@ -189,6 +205,7 @@ async def test_what_an_earlier_job_of_the_name_left_is_waited_for(operator, clie
     again["metadata"]["ownerReferences"] = [owner]
     with pytest.raises(Conflict, match="Service a is an earlier job's and not gone yet"):
         await operator.port.apply(again)
+    assert await client.request("get", BY_KIND["Service"], namespace, "a") == mine
 
 
 async def test_a_quota_is_told_in_the_servers_words_and_lifted_without_a_nudge(operator, client, namespace):

@@ -23,7 +23,7 @@ async def apply(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
     """Make the fields of `obj` hold, whoever held them before. Returns the object as it is now.
 
     An owned object is never made of one that is somebody else's: it would go when its new owner goes. One of an earlier
-    job of the name is a `Conflict` (the garbage collector is on its way), any other is `Rejected`.
+    job of the name is deleted and a `Conflict`, any other is `Rejected`.
     """
     resource, metadata = resource_of(obj), obj["metadata"]
     place = metadata.get("namespace", ""), metadata["name"]
@@ -41,9 +41,32 @@ async def _check_ours(client: Client, resource: Resource, obj: Mapping[str, Any]
     if controller_of(found) == controller_of(obj):
         return
     what = f"{resource.kind} {metadata['name']}"
-    if any(owner["kind"] == names.KIND for owner in found["metadata"].get("ownerReferences") or ()):
+    if await _clear_away(client, found, obj):
         raise Conflict(f"{what} is an earlier job's and not gone yet")
     raise Rejected(f"{what} exists and is not the job's: rename the job or delete it")
+
+
+async def _clear_away(client: Client, found: Mapping[str, Any], obj: Mapping[str, Any]) -> bool:
+    """Delete `found`, which has the name of `obj`, if it is an earlier job's of the same name; returns whether it is.
+
+    The garbage collector would do it too, but has been seen to take most of a minute. That the earlier job is gone is
+    certain: at this moment its name is that of the job that owns `obj`. Otherwise we are the ones who are behind.
+    """
+    mine, theirs = _job_behind(obj), _job_behind(found)
+    if mine is None or theirs is None or mine["name"] != theirs["name"]:
+        return theirs is not None
+    namespace, metadata = obj["metadata"]["namespace"], found["metadata"]
+    job = await client.request("get", JOBS, namespace, mine["name"])
+    if job["metadata"]["uid"] == mine["uid"] and "deletionTimestamp" not in metadata:
+        await _delete(
+            client, resource_of(obj), namespace, metadata["name"], {"preconditions": {"uid": metadata["uid"]}}
+        )
+    return True
+
+
+def _job_behind(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner["kind"] == names.KIND and owner.get("controller")), None)
 
 
 async def create(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,11 +95,17 @@ async def delete(
         options["preconditions"] = {"uid": uid}
     if grace is not None:
         options["gracePeriodSeconds"] = grace
+    answer = await _delete(client, BY_KIND[kind], namespace, name, options)
+    return answer if answer and answer.get("kind") == kind else None
+
+
+async def _delete(
+    client: Client, resource: Resource, namespace: str, name: str, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
     try:
-        answer = await client.request("delete", BY_KIND[kind], namespace, name, body=options)
+        return await client.request("delete", resource, namespace, name, body=options)
     except (NotFound, Conflict):  # gone, or another object has its name by now
         return None
-    return answer if answer.get("kind") == kind else None
 
 
 async def patch_status(client: Client, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any] | None:
