@@ -1,6 +1,7 @@
 """The chart over its life on an API server of its own: install, upgrade of the CRD, rollback, uninstall, and again."""
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from devcluster.pytest_plugin import session_cluster
-from llmtrain_operator.cluster.client import connect
+from llmtrain_operator.cluster.client import NotFound, connect
 from llmtrain_operator.cluster.resources import BY_KIND, JOBS, Resource
 from llmtrain_operator.contract import names
 from llmtrain_operator.ports import Rejected
@@ -80,6 +81,15 @@ async def _queue(client, name) -> str:
     return spec.get("scheduling", {}).get("queue", "")
 
 
+async def _remove_crd(client) -> None:
+    with contextlib.suppress(NotFound):
+        async with asyncio.timeout(20):
+            await client.request("delete", CRDS, name=CRD)
+            while True:
+                await client.request("get", CRDS, name=CRD)
+                await asyncio.sleep(0.05)
+
+
 async def _until_served(client, name, queue) -> None:
     """Return when the API server serves jobs by the schema in which `name` has that queue."""
     async with asyncio.timeout(20):
@@ -121,6 +131,30 @@ async def test_from_an_older_chart_to_this_one_and_back_and_away_and_again(clien
     assert await _knows_queues(client), "switching the CRD off takes it out of the chart's hands and away from nobody"
     listed = (await client.request("list", JOBS, "default"))["items"]
     assert {job["metadata"]["name"]: job["metadata"]["uid"] for job in listed}.items() >= uids.items()
+    await do(config.uninstall, RELEASE)
+
+
+async def test_from_a_chart_that_kept_the_crd_apart(client, config, tmp_path):
+    """As the first one did, in crds/: Helm marks nothing there as its own, so the CRD has to be handed over once."""
+    do = asyncio.to_thread
+    chart = tmp_path / "llmtrain"
+    shutil.copytree(CHART, chart)
+    (chart / "crds").mkdir()
+    (chart / "files" / "llmtrainjobs.yaml").rename(chart / "crds" / "llmtrainjobs.yaml")
+    (chart / "templates" / "crd.yaml").unlink()
+    await _remove_crd(client)
+    await do(config.install, str(chart), RELEASE, {}, create_namespace=True)
+    uid = (await _create(client, "first", SPEC))["metadata"]["uid"]
+    with pytest.raises(helm.HelmError, match="invalid ownership metadata"):
+        await do(config.upgrade, str(CHART), RELEASE, {})
+    marks = {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": SYSTEM}
+    metadata = {"labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": marks}
+    await client.request("patch", CRDS, name=CRD, body={"metadata": metadata})  # as helm upgrade --take-ownership does
+    await do(config.upgrade, str(CHART), RELEASE, {})
+    await do(config.rollback, RELEASE, version=1)
+    assert (await client.request("get", JOBS, "default", "first"))["metadata"]["uid"] == uid, (
+        "the CRD went, jobs and all"
+    )
     await do(config.uninstall, RELEASE)
 
 
