@@ -56,7 +56,10 @@ async def _clear_away(client: Client, found: Mapping[str, Any], obj: Mapping[str
     if mine is None or theirs is None or mine["name"] != theirs["name"]:
         return theirs is not None
     namespace, metadata = obj["metadata"]["namespace"], found["metadata"]
-    job = await client.request("get", JOBS, namespace, mine["name"])
+    try:
+        job = await client.request("get", JOBS, namespace, mine["name"])
+    except NotFound:
+        return True
     if job["metadata"]["uid"] == mine["uid"] and "deletionTimestamp" not in metadata:
         await _delete(
             client, resource_of(obj), namespace, metadata["name"], {"preconditions": {"uid": metadata["uid"]}}
