@@ -71,7 +71,7 @@ def fleet(tmp_path_factory):
     room = f"head -c 3500k /dev/zero > {disk}/filler"
     left = {"all": True, "signal": signal.SIGUSR1}
     other = {"model": {"architecture": {"hiddenSize": 16, "layers": 2, "heads": 4, "kvHeads": 2}}}
-    heads = {"model": {"architecture": {"heads": 2, "kvHeads": 1}}}
+    heads = {"model": {"architecture": base["model"]["architecture"] | {"heads": 2, "kvHeads": 1}}}
     frozen = {"training": {"maxSteps": 1, "optimizer": {"lr": 0.0}}}
     model = {"checkpoint": {"restoreFrom": own("model")}}
     scenarios = [
@@ -241,7 +241,7 @@ def test_a_job_can_start_from_a_finished_model(fleet):
         (
             "from another model",
             "CheckpointMismatch",
-            "model.layers.0.input_layernorm.weight has the shape [32], here it is [16]",
+            "lm_head.weight has the shape [257, 32], here it is [257, 16]",
         ),
         ("nothing left", "InvalidConfig", "spec.training.maxSteps: 6 is not more than the 6 steps"),
         ("other heads", "CheckpointMismatch", "num_attention_heads was 4, is 2"),

@@ -168,7 +168,8 @@ def play(scenario, server):
 
     `before` is a shell command to run first. `events` are awaited one after the other in what the last rank reports:
     `step` that it has done, `error` (reason) of its checkpoints, or `saved`: a checkpoint newer than the step at the
-    event before. Then `signal` goes to it (`all`: to every worker), `shell` is run, or `s3` is called on the server.
+    event before, and of this run. Then `signal` goes to it (`all`: to every worker), `shell` is run, or `s3` is called
+    on the server.
     """
     started = time.monotonic()
     if "before" in scenario:
@@ -226,7 +227,7 @@ def has_come(event, heard, begun):
     if "error" in event:
         return said.error_reason == event["error"] and heard.step >= begun + event.get("steps", 0)
     if "saved" in event:
-        return not said.error_reason and (said.step or 0) > begun
+        return not said.error_reason and (said.step or 0) > max(begun, said.restored_step or 0)
     return heard.step >= event["step"]
 
 

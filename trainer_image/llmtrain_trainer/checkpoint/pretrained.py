@@ -57,7 +57,7 @@ def _tensors(storage: Storage) -> Iterator[tuple[str, torch.Tensor]]:
         data = storage.read(file)
         if data is None:
             raise _mismatch(storage, f"{file} is missing")
-        yield from load(data).items()
+        yield from sorted(load(data).items())
 
 
 def _files(storage: Storage) -> list[str]:
