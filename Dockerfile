@@ -8,6 +8,8 @@
 # A private package mirror or CA needs no change here; all of these are optional:
 #
 #   --secret id=pip.conf,src=... --secret id=uv.toml,src=... --secret id=ca,src=<PEM bundle>
+#
+# The bundle is not mounted over the image's own: buildah removes what it has mounted over, and S3 clients need it.
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
@@ -25,8 +27,9 @@ COPY requirements/build.txt requirements/operator.txt /opt/
 RUN --mount=type=cache,id=llmtrain-uv,target=/root/.cache/uv \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
-    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    python3 -m venv /tmp/tools \
+    --mount=type=secret,id=ca \
+    [ ! -f /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca \
+ && python3 -m venv /tmp/tools \
  && PIP_CERT=$SSL_CERT_FILE /tmp/tools/bin/pip install -q --no-cache-dir --require-hashes -r /opt/build.txt \
  && python3 -m venv --without-pip /opt/venv \
  && UV_CACHE_DIR=/root/.cache/uv UV_LINK_MODE=copy /tmp/tools/bin/uv pip sync -q --python /opt/venv/bin/python \
@@ -40,8 +43,9 @@ ENV PATH=/opt/llmtrain/bin:/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
 
 FROM operator-deps AS code
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    python3 -m venv /opt/tools \
+    --mount=type=secret,id=ca \
+    [ ! -f /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca \
+ && python3 -m venv /opt/tools \
  && PIP_CERT=$SSL_CERT_FILE /opt/tools/bin/pip install -q --no-cache-dir --require-hashes -r /opt/build.txt
 WORKDIR /src
 COPY LICENSE pyproject.toml ./
@@ -78,8 +82,9 @@ COPY requirements/build.txt requirements/trainer.txt /opt/
 RUN --mount=type=cache,id=llmtrain-uv,target=/root/.cache/uv \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
-    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    python3 -m venv /tmp/tools \
+    --mount=type=secret,id=ca \
+    [ ! -f /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca \
+ && python3 -m venv /tmp/tools \
  && PIP_CERT=$SSL_CERT_FILE /tmp/tools/bin/pip install -q --no-cache-dir --require-hashes -r /opt/build.txt \
  && python3 -m venv --without-pip /opt/venv \
  && UV_CACHE_DIR=/root/.cache/uv UV_LINK_MODE=copy /tmp/tools/bin/uv pip sync -q --python /opt/venv/bin/python \

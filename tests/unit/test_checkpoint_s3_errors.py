@@ -53,3 +53,11 @@ def test_a_bundle_of_certificates_that_cannot_be_read_is_named():
     """By the variable and the file."""
     with pytest.raises(ConfigError, match="AWS_CA_BUNDLE: cannot read /no/such"):
         open_storage("s3://bucket/x", {"AWS_CA_BUNDLE": "/no/such"})
+
+
+def test_an_image_without_ca_certificates_is_told_what_it_lacks(monkeypatch):
+    """The client says nothing but `GenericError` of it, also with a server that needs none."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such")
+    monkeypatch.setenv("SSL_CERT_DIR", "/no/such")
+    with pytest.raises(ConfigError, match="install ca-certificates in it, or name a file in AWS_CA_BUNDLE"):
+        S3Storage("s3://bucket/prefix", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "us-east-1"})

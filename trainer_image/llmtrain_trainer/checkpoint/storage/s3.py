@@ -196,7 +196,10 @@ def _store(uri: str, environ: Mapping[str, str], seconds: float) -> S3Store:
             **settings,
         )
     except (BaseError, ValueError) as error:
-        raise ConfigError(f"{uri!r} cannot be a place for checkpoints in S3: {type(error).__name__}") from error
+        what = type(error).__name__
+        if "No CA certificates" in str(error):
+            what = "the image has no CA certificates; install ca-certificates in it, or name a file in AWS_CA_BUNDLE"
+        raise ConfigError(f"{uri!r} cannot be a place for checkpoints in S3: {what}") from error
 
 
 def _certificates(path: str) -> bytes:
