@@ -60,4 +60,4 @@ def test_an_image_without_ca_certificates_is_told_what_it_lacks(monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such")
     monkeypatch.setenv("SSL_CERT_DIR", "/no/such")
     with pytest.raises(ConfigError, match="install ca-certificates in it, or name a file in AWS_CA_BUNDLE"):
-        S3Storage("s3://bucket/prefix", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "us-east-1"})
+        open_storage("s3://bucket/prefix", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "us-east-1"})
