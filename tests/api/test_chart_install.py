@@ -16,7 +16,7 @@ from llmtrain_operator.cluster.tokenreview import TokenReviewAuthenticator
 from llmtrain_operator.contract import names
 from llmtrain_operator.coordinator.auth import Unauthenticated
 from llmtrain_operator.manifests import Settings, children, member_pod
-from llmtrain_operator.ports import Rejected
+from llmtrain_operator.ports import Conflict, Rejected
 from llmtrain_operator.state import JobView
 from tests.support.chart import CHART, CLUSTER_RIGHTS, LEASE_RIGHTS, RIGHTS, rights
 from tests.support.policies import Network, Pod
@@ -137,6 +137,8 @@ async def test_the_rights_are_those_that_the_operators_work_needs(client, as_ope
     await port.patch_status(raw, {"state": "Pending"})
     await port.patch_desired(port.job(job.key), 1)
     for child in children(job, GANG, SETTINGS, group_size=1):
+        if child["kind"] in GONE_WITH_THE_RELEASE:
+            await _apply_after_an_earlier_job(client, port, child, calls)
         await port.apply(child)
     member = member_pod(job, JobSpec.model_validate(SPEC), 0, 1, SETTINGS)
     await port.create(member)
@@ -158,6 +160,21 @@ async def test_the_rights_are_those_that_the_operators_work_needs(client, as_ope
     # `get` of a job: a conflicting creation looks at what is there, whatever its kind. `update` of finalizers is what
     # admission asks of whoever sets blockOwnerDeletion.
     assert granted - set(calls) <= {("get", names.PLURAL), ("update", names.PLURAL)}
+
+
+async def _apply_after_an_earlier_job(client, port, child, calls):
+    """Have the operator remove what an earlier job left, before the garbage collector does."""
+    resource, metadata = BY_KIND[child["kind"]], child["metadata"]
+    [owner] = metadata["ownerReferences"]
+    left = child | {
+        "metadata": metadata | {"ownerReferences": [owner | {"uid": "11111111-2222-3333-4444-555555555555"}]}
+    }
+    async with asyncio.timeout(20):
+        while ("delete", resource.plural) not in calls:
+            with contextlib.suppress(Conflict):
+                await client.request("create", resource, metadata["namespace"], body=left)
+                await port.apply(child)
+                await client.request("delete", resource, metadata["namespace"], metadata["name"])
 
 
 async def _lead_for_a_moment(lease):
