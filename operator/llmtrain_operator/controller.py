@@ -114,7 +114,7 @@ class Controller:
         if raw is None:
             self._forget(key)
             return None
-        job = _view(raw)
+        job = JobView.of(raw)
         spec, problems = self._parse(job, raw)
         status = JobStatus.model_validate(raw.get("status") or {})
         observed = self._observe(job, spec)
@@ -242,18 +242,6 @@ class Controller:
                 await self._cluster.delete("Pod", job.namespace, name, uid)
             case DeleteJob():
                 await self._cluster.delete(names.KIND, job.namespace, job.name, job.uid)
-
-
-def _view(raw: Mapping[str, Any]) -> JobView:
-    metadata = raw["metadata"]
-    return JobView(
-        name=metadata["name"],
-        namespace=metadata["namespace"],
-        uid=metadata["uid"],
-        generation=metadata.get("generation", 1),
-        annotations=metadata.get("annotations") or {},
-        deleting="deletionTimestamp" in metadata,
-    )
 
 
 def _batches(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:

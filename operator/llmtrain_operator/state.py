@@ -1,4 +1,4 @@
-"""What the operator knows about the world and what it decides: frozen records, no behaviour.
+"""What the operator knows about the world and what it decides: frozen records.
 
 Pure. Job keys are `namespace/name` throughout, as in the wire messages; times are RFC 3339 strings as the API server
 writes them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmtrain_operator.api import JobStatus
 from llmtrain_operator.contract.wire import Directive, Report
@@ -87,6 +88,19 @@ class JobView:
     def key(self) -> str:
         """`namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any]) -> JobView:
+        """From the object as the API server has it."""
+        metadata = job["metadata"]
+        return cls(
+            name=metadata["name"],
+            namespace=metadata["namespace"],
+            uid=metadata["uid"],
+            generation=metadata.get("generation", 1),
+            annotations=metadata.get("annotations") or {},
+            deleting="deletionTimestamp" in metadata,
+        )
 
 
 @dataclass(frozen=True, slots=True)

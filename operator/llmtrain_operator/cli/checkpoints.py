@@ -24,12 +24,12 @@ from llmtrain_operator.api import JobSpec
 from llmtrain_operator.api.validation import parse
 from llmtrain_operator.cli.access import Access, job_options, run
 from llmtrain_operator.cli.completion import job_argument
-from llmtrain_operator.cli.foresight import job_view
 from llmtrain_operator.cli.status import find
 from llmtrain_operator.cli.toolpod import MEMORY, Tool, exit_code, image_of, tool_pod, trouble_of
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.local.folder import root
 from llmtrain_operator.ports import Rejected, Unavailable
+from llmtrain_operator.state import JobView
 
 if TYPE_CHECKING:
     from llmtrain_operator.cluster.user import UserCluster
@@ -166,7 +166,7 @@ async def _there(where: Where, verb: str, options: Sequence[str], target: Target
             spec = spec.model_copy(update={"output": target.place})
         arguments = [verb, storage_of(job), *to, *options]
         memory = target.memory if target else MEMORY
-        pod = tool_pod(job_view(job), spec, secrets.token_hex(3), Tool(image, arguments, memory, tuple(pull)))
+        pod = tool_pod(JobView.of(job), spec, secrets.token_hex(3), Tool(image, arguments, memory, tuple(pull)))
         return await _run(cluster, pod)
 
 

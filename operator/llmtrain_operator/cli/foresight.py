@@ -44,7 +44,7 @@ class Scene:
 
     def plan(self, agents: Mapping[str, AgentView]) -> Plan:
         """What the operator would decide if this were all it knew."""
-        view = job_view(self.job)
+        view = JobView.of(self.job)
         spec, problems = parse(view.name, self.job.get("spec") or {})
         return plan(view, spec, problems, self.status, Observed(self.pods, agents, children_applied=True), self.now)
 
@@ -90,19 +90,6 @@ def standing(status: JobStatus) -> list[str]:
     return [_condition(each) for each in status.conditions]
 
 
-def job_view(job: Mapping[str, Any]) -> JobView:
-    """The job object without its spec and status."""
-    metadata = job["metadata"]
-    return JobView(
-        name=metadata["name"],
-        namespace=metadata["namespace"],
-        uid=metadata["uid"],
-        generation=metadata.get("generation", 1),
-        annotations=metadata.get("annotations") or {},
-        deleting="deletionTimestamp" in metadata,
-    )
-
-
 def _members(status: JobStatus) -> Sequence[MemberStatus]:
     return status.round.members if status.round else ()
 
@@ -116,7 +103,7 @@ def _running(present: Scene, member: MemberStatus) -> AgentView:
     current = present.status.round
     assert current is not None
     report = Report(
-        job=job_view(present.job).key,
+        job=JobView.of(present.job).key,
         pod=member.pod,
         uid=member.uid,
         index=member.index,
