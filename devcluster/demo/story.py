@@ -55,8 +55,10 @@ def _lose(stage: Stage, fault: Fault, before: Status) -> Incident:
     moment = fault.strike()
 
     def trains_again(status: Status) -> bool:
-        newer = int((status.get("round") or {}).get("number", 0)) > int(before["round"]["number"])
-        return newer and _step(status) > int((status.get("checkpoint") or {}).get("restoredStep", 0))
+        number = int((status.get("round") or {}).get("number", 0))
+        begun = status.get("checkpoint") or {}
+        newer = number > int(before["round"]["number"]) and begun.get("restoredRound") == number
+        return newer and _step(status) > int(begun.get("restoredStep", 0))
 
     after = stage.follow(trains_again)
     restored = (after.get("checkpoint") or {}).get("restoredStep", 0)
