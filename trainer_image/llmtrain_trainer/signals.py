@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import signal
 
-STOPPED = 128 + signal.SIGTERM
-"""Exit status of a worker that ended because it was asked to."""
-
 
 class Wishes:
     """`stop`: SIGTERM came: end, saved if storage can be had. `leave`: SIGUSR1 came: end once the state is saved."""

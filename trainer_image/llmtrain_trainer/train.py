@@ -33,7 +33,7 @@ from llmtrain_trainer.evaluate import summed_loss, validation_loss
 from llmtrain_trainer.flops import Speed
 from llmtrain_trainer.models import build_model
 from llmtrain_trainer.progress import Reporter, is_worth_a_line, step_line
-from llmtrain_trainer.signals import STOPPED, Wishes
+from llmtrain_trainer.signals import Wishes
 
 
 class Trainer:
@@ -99,7 +99,7 @@ class Trainer:
                 if every and (step + 1) % every == 0 and step + 1 < training.max_steps and not votes.stop:
                     self.evaluate()
                 if self.keeper.settle(votes, self.standing):
-                    return STOPPED
+                    return names.EXIT_STOPPED
         self.evaluate()
         self.keeper.finish(self.standing())
         self.export()

@@ -52,6 +52,8 @@ ENV_VOLUMES: Final = "LLMTRAIN_VOLUMES"  # where claims are, if not at VOLUME_RO
 ENV_ROUND: Final = "LLMTRAIN_ROUND"
 ENV_PROGRESS_SOCKET: Final = "LLMTRAIN_PROGRESS_SOCKET"  # unix datagram socket that takes `wire.Progress` as JSON
 
+EXIT_STOPPED: Final = 143  # 128 + SIGTERM, as a shell says it: a worker or agent that ended because it was told to
+
 # Why a worker ended. Trainer errors carry one of these in their error file; the operator's ladder reads them.
 REASON_OUT_OF_MEMORY: Final = "OutOfMemory"
 REASON_NON_FINITE_LOSS: Final = "NonFiniteLoss"

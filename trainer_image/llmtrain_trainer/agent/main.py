@@ -27,7 +27,6 @@ from llmtrain_trainer.rendezvous import OperatorRendezvous
 
 log = logging.getLogger(__name__)
 
-STOPPED: Final = 128 + signal.SIGTERM
 ROLE: Final = "worker"
 
 
@@ -59,7 +58,7 @@ def main() -> int:
         _agent(environment, membership, Path(folder)).run()
         membership.end()
         membership.close()
-    return 0 if membership.report.state == "succeeded" else STOPPED
+    return 0 if membership.report.state == "succeeded" else names.EXIT_STOPPED
 
 
 def _agent(environment: Environment, membership: Membership, folder: Path) -> MemberAgent:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-LEFT: Final = 128 + signal.SIGTERM
-"""Exit status of a worker that ended at a step boundary because it was asked to."""
+from llmtrain_operator.contract import names
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Parting:
 
     def excuses(self, code: int) -> bool:
         """Whether a worker with this exit code left as asked; one that does not handle the signal dies of it."""
-        return code in (LEFT, -self.signal)
+        return code in (names.EXIT_STOPPED, -self.signal)
 
     def over(self, exits: Mapping[int, int | None], now: float) -> bool:
         """Whether the workers have left or their time is up. `exits` by local rank; None: still there.
