@@ -144,6 +144,27 @@ async def test_progress_of_the_current_round_is_reported(ground, tmp_path):
         assert (report.progress.step, report.progress.loss) == (7, 2.5)
 
 
+async def test_what_workers_said_last_is_reported_with_their_end(ground, tmp_path):
+    """They end faster than heartbeats come, and the operator closes the round with the report that says so."""
+    async with ground.coordinator(), member(ground.environment()) as membership:
+        told = ProgressSocket(tmp_path / "p", membership.on_progress)
+        membership.join(1)
+        for number, last, end in (
+            (3, 9, membership.leave),
+            (4, 19, lambda: membership.fail(dataclasses.replace(FAILURE, round=4))),
+            (5, 29, lambda: membership.join(2)),
+        ):
+            membership.enter(round_of(number), 1)
+            await ground.report(lambda r, number=number: r.round == number and r.progress is None)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
+                for step in range(last - 5, last + 1):
+                    worker.sendto(wire.encode(wire.Progress(0, number, step=step)).encode(), str(tmp_path / "p"))
+            told.drain()
+            end()
+            report = await ground.report(lambda r: r.state != "running")
+            assert (report.round, report.progress.step) == (number, last)
+
+
 async def test_the_last_report_arrives_before_the_end(ground):
     """Closing sends the final state first."""
     async with ground.coordinator():

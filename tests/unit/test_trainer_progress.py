@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -37,6 +38,37 @@ def test_reporting_never_blocks_or_fails(tmp_path, monkeypatch, listening):
         for step in range(2000):
             reporter.update(step=step)
     assert reporter.progress.step == 1999
+
+
+def test_the_last_word_waits_for_an_agent_that_is_slow(tmp_path, monkeypatch):
+    """The queue is full, and nothing would replace what is lost now."""
+    path = str(tmp_path / "progress.sock")
+    monkeypatch.setenv(names.ENV_PROGRESS_SOCKET, path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent, ThreadPoolExecutor() as pool:
+        agent.bind(path)
+        agent.settimeout(5)
+        reporter = progress.Reporter(rank=0, max_steps=2000)
+        for step in range(2001):
+            reporter.update(step=step)
+        ended = pool.submit(reporter.close)
+        assert not ended.done()
+        heard = 0
+        while heard < 2000:
+            heard = wire.decode(wire.Progress, agent.recv(65536)).step
+        ended.result(5)
+
+
+def test_an_agent_that_does_not_read_delays_the_end_by_a_moment(tmp_path, monkeypatch):
+    """And no more."""
+    path = str(tmp_path / "progress.sock")
+    monkeypatch.setenv(names.ENV_PROGRESS_SOCKET, path)
+    monkeypatch.setattr(progress, "LAST_WORD", 0.05)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
+        agent.bind(path)
+        reporter = progress.Reporter(rank=0, max_steps=20)
+        for step in range(2000):
+            reporter.update(step=step)
+        reporter.close()
 
 
 def test_a_step_is_a_plain_line():

@@ -1,7 +1,7 @@
 """What a worker tells its agent, and rank 0 the reader of its log.
 
 Reports are datagrams on a unix socket: fire and forget. An agent that is slow, restarting or absent costs training
-nothing; a lost report is replaced by the next one.
+nothing; a lost report is replaced by the next one, and for the last one there is time.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import dataclasses
 import os
 import socket
 import threading
-from typing import Any
+from typing import Any, Final
 
 from llmtrain_operator.contract import names, wire
+
+LAST_WORD: Final = 1.0
+"""Seconds that a worker which ends waits for an agent that is slow to hear it."""
 
 
 class Reporter:
@@ -33,9 +36,18 @@ class Reporter:
         """Change the named fields of the progress and send all of it."""
         with self._lock:
             self.progress = dataclasses.replace(self.progress, **changes)
-            if self._path:
-                with contextlib.suppress(OSError):
-                    self._socket.sendto(wire.encode(self.progress).encode(), self._path)
+            self._send()
+
+    def close(self) -> None:
+        """Send the progress once more, before the worker ends: no other report would replace this one."""
+        with self._lock:
+            self._socket.settimeout(LAST_WORD)
+            self._send()
+
+    def _send(self) -> None:
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(wire.encode(self.progress).encode(), self._path)
 
 
 def step_line(progress: wire.Progress) -> str:

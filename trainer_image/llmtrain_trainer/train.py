@@ -198,10 +198,13 @@ def main() -> None:
         status = Trainer(config, reporter).run()
     except Exception as error:  # noqa: BLE001 - the process's outermost edge
         errors.write_error_file(error, reporter.progress.step if reporter else 0)
+        if reporter:
+            reporter.close()
         traceback.print_exc()
         sys.stdout.flush()
         # At once: a thread that still writes a checkpoint, or waits for a peer that is gone, must not hold up the end.
         os._exit(1)
+    reporter.close()
     torch.distributed.destroy_process_group()
     sys.exit(status)
 

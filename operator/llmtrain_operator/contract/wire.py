@@ -122,6 +122,7 @@ class Report:
     `round` is the round that the agent's workers are in, or were in last (0: none yet). In state "joining" the agent
     has no workers and is ready for a round newer than `round`. `store_port` names a listening store that no round has
     used yet, 0 if there is none: a joining agent always has one, a running one may.
+    `progress` is of that round: the workers' last word stays until a later round runs.
     `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
     """
 

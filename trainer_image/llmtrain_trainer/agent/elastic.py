@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -40,11 +41,14 @@ ALONE_LIMIT: Final = 60.0
 
 
 class MemberAgent(LocalElasticAgent):
-    """Supervises one member's workers through all of its rounds, until stopped."""
+    """Supervises one member's workers through all of its rounds, until stopped.
 
-    def __init__(self, spec: WorkerSpec, logs: RankLogs, membership: Membership) -> None:
+    `drain` makes the membership hear all that the workers have said so far.
+    """
+
+    def __init__(self, spec: WorkerSpec, logs: RankLogs, membership: Membership, drain: Callable[[], None]) -> None:
         super().__init__(spec, logs, shutdown_timeout=membership.environment.grace)
-        self._logs = logs
+        self._logs, self._drain = logs, drain
         self._membership = membership
         self._reference = runs_reference_trainer(membership.environment.spec)
         self._parting: Parting | None = None  # how this round's workers may end before they are done
@@ -85,6 +89,7 @@ class MemberAgent(LocalElasticAgent):
                     raise AssertionError("torch lost track of the workers; the operator replaces this pod")
                 if result.state == WorkerState.SUCCEEDED:
                     log.info("all workers of round %s are done", self._membership.report.round)
+                    self._drain()
                     self._membership.succeed()
                     finished, finished_at = result, time.monotonic()
             elif min(self._membership.alone_for, time.monotonic() - finished_at) > ALONE_LIMIT:
@@ -141,6 +146,7 @@ class MemberAgent(LocalElasticAgent):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._groups.pop(), signal.SIGKILL)  # what a dead worker left behind, like data loaders
         self._logs.finish()
+        self._drain()
 
     def _report_failure(self, exits: dict[int, int]) -> None:
         local_rank = first_to_fail(exits, {rank: self._logs.error_file(rank) for rank in exits})

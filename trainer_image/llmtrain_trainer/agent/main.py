@@ -51,17 +51,17 @@ def main() -> int:
     membership = Membership(environment)
     with tempfile.TemporaryDirectory(prefix="llmtrain-") as folder:
         socket = Path(folder) / "progress"
-        ProgressSocket(socket, membership.on_progress)
+        progress = ProgressSocket(socket, membership.on_progress)
         _prepare_workers(environment, socket)
         _obey_signals(membership)
         membership.start()
-        _agent(environment, membership, Path(folder)).run()
+        _agent(environment, membership, progress, Path(folder)).run()
         membership.end()
         membership.close()
     return 0 if membership.report.state == "succeeded" else names.EXIT_STOPPED
 
 
-def _agent(environment: Environment, membership: Membership, folder: Path) -> MemberAgent:
+def _agent(environment: Environment, membership: Membership, progress: ProgressSocket, folder: Path) -> MemberAgent:
     command = worker_command(environment.spec)
     spec = WorkerSpec(
         role=ROLE,
@@ -72,7 +72,7 @@ def _agent(environment: Environment, membership: Membership, folder: Path) -> Me
         max_restarts=int(environment.spec.get("recovery", {}).get("maxRestarts", 0)),
     )
     log.info("%s, member %s of %s: %s", environment.pod, environment.index, environment.job, " ".join(command))
-    return MemberAgent(spec, RankLogs(folder), membership)
+    return MemberAgent(spec, RankLogs(folder), membership, progress.drain)
 
 
 def _prepare_workers(environment: Environment, progress_socket: Path) -> None:

@@ -103,7 +103,7 @@ class Membership:
 
     def join(self, store_port: int) -> None:
         """Ready for a newer round; a fresh store listens on `store_port`."""
-        self._say(state="joining", store_port=store_port, progress=None)
+        self._say(state="joining", store_port=store_port)
 
     def enter(self, entered: Round, spare_port: int) -> None:
         """In the round from now on. `spare_port` is where the store for a later one listens."""
@@ -113,8 +113,11 @@ class Membership:
         self._say(state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure)
 
     def leave(self) -> None:
-        """No workers any more, ready for a newer round; the spare store is listening already."""
-        self._say(state="joining", progress=None)
+        """No workers any more, ready for a newer round; the spare store is listening already.
+
+        What they said last stays in the report: the operator may not have heard it yet.
+        """
+        self._say(state="joining")
 
     def fail(self, failure: Failure) -> None:
         """The workers of `failure.round` are no more, or never were."""

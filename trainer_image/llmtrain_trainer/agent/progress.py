@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -29,18 +31,29 @@ def _without_secrets(progress: wire.Progress) -> wire.Progress:
 
 
 class ProgressSocket:
-    """Receives at `path` in a thread of its own until the process ends."""
+    """Receives at `path` in a thread of its own until the process ends. `on_progress` may be called in any thread."""
 
     def __init__(self, path: Path, on_progress: Callable[[wire.Progress], None]) -> None:
         self._on_progress = on_progress
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
         self._socket.bind(str(path))
+        self._lock = threading.Lock()
         threading.Thread(target=self._receive, name="progress", daemon=True).start()
 
     def _receive(self) -> None:
         while True:
-            text = self._socket.recv(MAX_DATAGRAM)
-            try:
-                self._on_progress(_without_secrets(wire.decode(wire.Progress, text)))
-            except wire.WireError as error:
-                log.warning("a worker sent something unknown: %s", error)
+            select.select([self._socket], [], [])
+            self.drain()
+
+    def drain(self) -> None:
+        """Pass on all that was sent before this call. A worker's end is known sooner than its last word is read."""
+        with self._lock, contextlib.suppress(BlockingIOError):
+            while True:
+                self._pass_on(self._socket.recv(MAX_DATAGRAM))
+
+    def _pass_on(self, text: bytes) -> None:
+        try:
+            self._on_progress(_without_secrets(wire.decode(wire.Progress, text)))
+        except wire.WireError as error:
+            log.warning("a worker sent something unknown: %s", error)
