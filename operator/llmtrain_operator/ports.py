@@ -64,6 +64,12 @@ class ClusterPort(Protocol):
         `Unavailable`.
         """
 
+    async def orphans(self, key: str) -> tuple[PodView, ...]:
+        """The pods that an earlier job of this name left, if it is gone for certain; those being deleted excluded.
+
+        Raises `Rejected`, `Unavailable`.
+        """
+
     async def patch_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Make `status` the whole status of `job` as it was observed; no request if it already is.
 

@@ -114,6 +114,32 @@ async def test_pods_of_an_earlier_job_of_the_name_are_not_the_new_ones(client, h
     assert [view.index for view in harness.port.pods(key)] == [1]
 
 
+async def test_what_a_job_left_is_an_orphan_only_if_the_server_says_so(client, harness, namespace):
+    """Our view of jobs may be behind that of pods, and what nobody's job owns is none of our business."""
+    job = await new_job(client, namespace)
+    key = f"{namespace}/a"
+    behind = Cluster(client, lambda _: None, [namespace])
+    await behind.create(pod(job, 0))
+    assert behind.job(key) is None
+    assert [view.index for view in behind.pods(key)] == [0]
+    assert await behind.orphans(key) == ()
+    freed = pod(job, 1)
+    del freed["metadata"]["ownerReferences"]
+    await behind.create(freed)
+    await client.request("delete", JOBS, namespace, "a")
+    await harness.until(lambda: harness.port.job(key) is None)
+    assert [view.index for view in await behind.orphans(key)] == [0]
+
+
+async def test_what_an_earlier_job_of_the_name_left_is_an_orphan(client, harness, namespace):
+    job = await new_job(client, namespace)
+    key = f"{namespace}/a"
+    await harness.until(lambda: harness.port.job(key) is not None)
+    await harness.port.create(pod(job, 0, owner="11111111-2222-3333-4444-555555555555"))
+    await harness.port.create(pod(job, 1))
+    assert [view.index for view in await harness.port.orphans(key)] == [0]
+
+
 async def test_delete_by_uid_refuses_another_incarnation(client, harness, namespace):
     """A delete meant for an object that is gone does not hit its successor of the same name."""
     job = await new_job(client, namespace)

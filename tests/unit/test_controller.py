@@ -32,6 +32,8 @@ class OneJob:
         self.statuses: list[Mapping[str, Any]] = []
         self.applied: list[str] = []
         self.created: list[str] = []
+        self.left: tuple[PodView, ...] = ()
+        self.deleted: list[str] = []
         self.there: tuple[PodView, ...] = ()
         self.trouble: dict[str, Exception] = {}
 
@@ -39,7 +41,7 @@ class OneJob:
         return [KEY]
 
     def job(self, key: str) -> Mapping[str, Any] | None:
-        return copy.deepcopy(self.raw) if key == KEY else None
+        return copy.deepcopy(self.raw) if key == KEY and self.raw else None
 
     def pods(self, key: str) -> tuple[PodView, ...]:
         return self.there if key == KEY else ()
@@ -59,7 +61,12 @@ class OneJob:
         self.created.append(obj["metadata"]["name"])
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None, grace: Any = None) -> None:
-        raise AssertionError(f"nothing is to be deleted: {kind} {namespace}/{name} {uid} {grace}")
+        assert (kind, namespace, grace) == ("Pod", "d", None)
+        self._fail("delete")
+        self.deleted.append(f"{name} {uid}")
+
+    async def orphans(self, key: str) -> tuple[PodView, ...]:
+        return self.left if key == KEY else ()
 
     async def patch_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         assert job["metadata"]["resourceVersion"] == "1"
@@ -79,6 +86,13 @@ class OneJob:
     def _fail(self, kind: str) -> None:
         if kind in self.trouble:
             raise self.trouble[kind]
+
+
+def pod(uid: str) -> PodView:
+    """A member that works."""
+    return PodView(
+        "j-0-1", "d", uid, "j", 0, 1, "Running", True, "n", False, "10.0.0.1", "", "", None, "", True, "", "job-uid"
+    )
 
 
 def controller_of(cluster: OneJob, woken: list[tuple[str, float]] | None = None) -> Controller:
@@ -143,28 +157,7 @@ async def test_without_an_api_server_silence_is_not_held_against_agents() -> Non
     report = Report("d/j", "j-0-1", "u0", 0, 1, "10.0.0.1", "joining", 0, 4000)
     controller.link_changed(True)
     controller.agent_changed(AgentUpdate("d", "u0", False, "gone", report))
-    cluster.there = (
-        PodView(
-            "j-0-1",
-            "d",
-            "u0",
-            "j",
-            0,
-            1,
-            "Running",
-            True,
-            "n",
-            False,
-            "10.0.0.1",
-            "",
-            "",
-            None,
-            "",
-            True,
-            "",
-            "job-uid",
-        ),
-    )
+    cluster.there = (pod("u0"),)
     controller.agents._known["u0"].since -= 60
     controller.agents._hearing_since -= 60
     cluster.trouble["status"] = Unavailable("no route to host")
@@ -203,3 +196,25 @@ async def test_no_pod_is_made_before_the_jobs_own_objects(monkeypatch: pytest.Mo
     await controller.reconcile(KEY)
     await controller.reconcile(KEY)
     assert len(cluster.created) == 1
+
+
+async def test_pods_that_a_job_left_are_deleted() -> None:
+    """Of one that is gone, and of an earlier one of the name beside the new one's own work."""
+    cluster = OneJob(suspend=True)
+    cluster.left = (pod("u7"), pod("u8"))
+    controller = controller_of(cluster)
+    await controller.reconcile(KEY)
+    assert (cluster.deleted, len(cluster.statuses)) == (["j-0-1 u7", "j-0-1 u8"], 1)
+    cluster.raw = {}
+    assert await controller.reconcile(KEY) is None
+    assert cluster.deleted == ["j-0-1 u7", "j-0-1 u8"] * 2
+
+
+async def test_a_leftover_that_cannot_be_deleted_holds_up_nothing() -> None:
+    """The job's own work is done by then; the pass is made again later."""
+    cluster = OneJob()
+    cluster.left = (pod("u7"),)
+    cluster.trouble["delete"] = Rejected("a webhook says no")
+    with pytest.raises(Rejected):
+        await controller_of(cluster).reconcile(KEY)
+    assert cluster.created == ["j-0-1"]

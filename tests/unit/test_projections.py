@@ -26,12 +26,21 @@ def test_a_working_pod():
                 "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}],
                 "containerStatuses": [container(running={"startedAt": "t"})],
             },
-            ownerReferences=[{"uid": "other"}, {"uid": "owner", "controller": True}],
+            ownerReferences=[
+                {"kind": "LLMTrainJob", "uid": "other"},
+                {"kind": "LLMTrainJob", "uid": "owner", "controller": True},
+            ],
         )
     )
     assert (view.name, view.job, view.index, view.incarnation, view.owner) == ("a-2-3", "a", 2, 3, "owner")
     assert (view.phase, view.ready, view.scheduled, view.node, view.ip) == ("Running", True, True, "n1", "10.0.0.1")
     assert (view.reason, view.message, view.exit_code, view.deleting) == ("", "", None, False)
+
+
+def test_a_pod_of_somebody_else_with_our_labels_has_no_job_behind_it():
+    """Nobody may delete it as what a job left."""
+    view = pod_view(pod({}, ownerReferences=[{"kind": "ReplicaSet", "uid": "theirs", "controller": True}]))
+    assert view.owner == ""
 
 
 @pytest.mark.parametrize(

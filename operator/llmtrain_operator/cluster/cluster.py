@@ -80,7 +80,7 @@ class Cluster:
 
     def pods(self, key: str) -> tuple[PodView, ...]:
         job = self.job(key)
-        # Pods of an earlier job of that name linger until the garbage collector has seen them.
+        # Those of an earlier job of that name are about to be cleared away.
         mine = (p for p in self._pods_of.get(key, {}).values() if job is None or p.owner == job["metadata"]["uid"])
         return tuple(sorted(mine, key=lambda pod: (pod.index, pod.incarnation)))
 
@@ -100,6 +100,16 @@ class Cluster:
         self, kind: str, namespace: str, name: str, uid: str | None = None, grace: int | None = None
     ) -> None:
         self._absorb(await writes.delete(self._client, kind, namespace, name, uid, grace))
+
+    async def orphans(self, key: str) -> tuple[PodView, ...]:
+        job = self.job(key)
+        known = job["metadata"]["uid"] if job else ""
+        left = [p for p in self._pods_of.get(key, {}).values() if p.owner not in ("", known) and not p.deleting]
+        if not left:
+            return ()
+        # Our own view of jobs may be behind that of pods: the server says whose owner is gone.
+        living = await writes.uid_now(self._client, *split_key(key))
+        return tuple(pod for pod in left if pod.owner != living)
 
     async def patch_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         self._absorb(await writes.patch_status(self._client, job, status))

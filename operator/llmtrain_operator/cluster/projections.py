@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from sys import intern
 from typing import Any, Final
 
-from llmtrain_operator.cluster.resources import controller_of
+from llmtrain_operator.cluster.resources import job_behind
 from llmtrain_operator.contract import names
 from llmtrain_operator.state import NodeView, PodView
 
@@ -46,7 +46,7 @@ def pod_view(raw: Mapping[str, Any]) -> PodView | None:
         created=metadata.get("creationTimestamp", ""),
         scheduled=bool(node),
         unschedulable_message="" if node else intern(_unplaced(spec, placement)),
-        owner=intern(controller_of(raw)),
+        owner=intern(str((job_behind(raw) or {}).get("uid", ""))),
         group_size=_number((metadata.get("annotations") or {}).get(names.ANNOTATION_GROUP_SIZE)),
     )
 

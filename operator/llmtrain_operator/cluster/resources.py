@@ -65,6 +65,12 @@ def split_key(key: str) -> tuple[str, str]:
     return namespace, name
 
 
+def job_behind(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The reference to the job that controls `obj`, None if none does."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("kind") == names.KIND and owner.get("controller")), None)
+
+
 def controller_of(obj: Mapping[str, Any]) -> str:
     """The UID of the controlling owner, empty if there is none."""
     owners = obj["metadata"].get("ownerReferences") or ()

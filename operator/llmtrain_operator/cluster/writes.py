@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llmtrain_operator.cluster.client import Client, NotFound
-from llmtrain_operator.cluster.resources import BY_KIND, JOBS, Resource, controller_of, resource_of
+from llmtrain_operator.cluster.resources import BY_KIND, JOBS, Resource, controller_of, job_behind, resource_of
 from llmtrain_operator.contract import names
 from llmtrain_operator.ports import Conflict, Rejected
 
@@ -52,24 +52,24 @@ async def _clear_away(client: Client, found: Mapping[str, Any], obj: Mapping[str
     The garbage collector would do it too, but has been seen to take most of a minute. That the earlier job is gone is
     certain: at this moment its name is that of the job that owns `obj`. Otherwise we are the ones who are behind.
     """
-    mine, theirs = _job_behind(obj), _job_behind(found)
+    mine, theirs = job_behind(obj), job_behind(found)
     if mine is None or theirs is None or mine["name"] != theirs["name"]:
         return theirs is not None
     namespace, metadata = obj["metadata"]["namespace"], found["metadata"]
-    try:
-        job = await client.request("get", JOBS, namespace, mine["name"])
-    except NotFound:
-        return True
-    if job["metadata"]["uid"] == mine["uid"] and "deletionTimestamp" not in metadata:
+    if await uid_now(client, namespace, mine["name"]) == mine["uid"] and "deletionTimestamp" not in metadata:
         await _delete(
             client, resource_of(obj), namespace, metadata["name"], {"preconditions": {"uid": metadata["uid"]}}
         )
     return True
 
 
-def _job_behind(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    owners = obj["metadata"].get("ownerReferences") or ()
-    return next((owner for owner in owners if owner["kind"] == names.KIND and owner.get("controller")), None)
+async def uid_now(client: Client, namespace: str, name: str) -> str:
+    """The UID of the job of this name as the server knows it at this moment, empty if there is none."""
+    try:
+        job = await client.request("get", JOBS, namespace, name)
+    except NotFound:
+        return ""
+    return str(job["metadata"]["uid"])
 
 
 async def create(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
