@@ -14,6 +14,7 @@ import torch
 
 from llmtrain_trainer.checkpoint.layout import Segment, data_bytes
 from llmtrain_trainer.checkpoint.pieces import WEIGHTS, Piece, as_bytes, placed
+from llmtrain_trainer.checkpoint.storage.direct import ALIGNMENT
 
 
 class Staging:
@@ -31,7 +32,7 @@ class Staging:
         """Have the memory for these pieces, all of it touched. Takes a second for a few gigabytes."""
         length = data_bytes(placed(pieces))
         if len(self._memory) < length:
-            self._memory = torch.empty(length, dtype=torch.uint8, pin_memory=self._pinned).zero_()
+            self._memory = _aligned(length, pinned=self._pinned)
 
     def copy(self, pieces: Sequence[Piece]) -> tuple[Segment, ...]:
         """Copy the pieces, or on an accelerator begin to; where each will be in `data`."""
@@ -68,6 +69,13 @@ class Staging:
     def _copy(self, pieces: Sequence[Piece], segments: Sequence[Segment]) -> None:
         for piece, segment in zip(pieces, segments, strict=True):
             self._memory[segment.offset : segment.end].copy_(as_bytes(piece.tensor), non_blocking=self._pinned)
+
+
+def _aligned(length: int, *, pinned: bool) -> torch.Tensor:
+    """Zeros that a disk can take as they lie there."""
+    memory = torch.empty(length + ALIGNMENT, dtype=torch.uint8, pin_memory=pinned)
+    begin = -memory.data_ptr() % ALIGNMENT
+    return memory[begin : begin + length].zero_()
 
 
 def _unzip(pairs: Sequence[tuple[Piece, Segment]]) -> tuple[list[Piece], list[Segment]]:

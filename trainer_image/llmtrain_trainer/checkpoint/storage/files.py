@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from llmtrain_operator.contract import names
+from llmtrain_trainer.checkpoint.storage.direct import write_synced
 from llmtrain_trainer.checkpoint.storage.protocol import Entry, Listing, StorageError
 
 PARTIAL: Final = ".partial"
@@ -135,7 +136,7 @@ class FileStorage:
             _make(target.parent)
         beside = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PARTIAL}")
         try:
-            _write_synced(beside, parts)
+            write_synced(beside, parts)
             yield beside
         finally:
             beside.unlink(missing_ok=True)
@@ -160,22 +161,6 @@ def _make(directory: Path) -> None:
     _sync(directory.parent)
 
 
-def _write_synced(path: Path, parts: Iterable[memoryview]) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        written = 0
-        for part in parts:
-            left = part
-            while left:
-                left = left[os.write(file, left) :]
-            # The disk begins with this part while the next is prepared; `fsync` waits for what is left.
-            os.posix_fadvise(file, written, len(part), os.POSIX_FADV_DONTNEED)
-            written += len(part)
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def _link(source: Path, target: Path, data: bytes) -> None:
     """Give `source` the name `target` too. Raises FileExistsError if there is one."""
     try:
@@ -183,7 +168,7 @@ def _link(source: Path, target: Path, data: bytes) -> None:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        _write_synced(target, [memoryview(data)])
+        write_synced(target, [memoryview(data)])
 
 
 def _read_at(file: int, offset: int, into: memoryview) -> int:
