@@ -3,7 +3,8 @@
 #   docker build --target operator -t llmtrain-operator .
 #   docker build --target trainer  -t llmtrain-trainer  .
 #
-# BASE_IMAGE is any Debian-like image whose python3 is 3.11 and has the venv module. Dependencies come from the locks in
+# BASE_IMAGE is any Debian-like image whose python3 is 3.11 and has the venv module; catatonit, the first process of a
+# training pod, is installed if it is not there. Dependencies come from the locks in
 # requirements/ with their hashes, before any source: a change of the source rebuilds only the last, thin layer.
 # A private package mirror or CA needs no change here; all of these are optional:
 #
@@ -14,6 +15,8 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
+RUN command -v catatonit > /dev/null \
+ || { apt-get update -qq && apt-get install -qq --no-install-recommends catatonit && rm -rf /var/lib/apt/lists/*; }
 # A name for the user, since libraries ask for it; bytecode, since nobody can write it later.
 RUN echo 'llmtrain:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'llmtrain:x:65532:' >> /etc/group \
@@ -52,7 +55,8 @@ COPY LICENSE pyproject.toml ./
 COPY operator operator
 COPY trainer_image trainer_image
 # operator: everything but the trainer. agent: the trainer with the contract, for injection into images of users; it
-# brings websockets without its compiled part, since those images may have another Python. trainer: the agent's files.
+# brings websockets without its compiled part, since those images may have another Python, and catatonit, which is
+# static. trainer: the agent's files.
 # All of them have the project's metadata: torchrun finds the rendezvous backend by its entry point.
 RUN set -eu; touch README.md; \
     /opt/tools/bin/python -m hatchling build -t wheel -d /wheel > /dev/null; \
@@ -67,6 +71,7 @@ RUN set -eu; touch README.md; \
     rm -rf llmtrain/devcluster llmtrain/.lock; \
     cp -r /opt/venv/lib/python3*/site-packages/websockets /agent/; \
     find /agent -name '*.so' -delete; \
+    cp "$(command -v catatonit)" /agent/; \
     mv /agent llmtrain-agent; \
     python3 -m compileall -q -s /out/operator -p / /out/operator; \
     python3 -m compileall -q -s /out/trainer -p / /out/trainer

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 BASE_IMAGE = "localhost/llmtrain-base:bookworm"
 TARGETS = ("operator", "trainer")
 
-_BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+_BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "catatonit")
 _BASE_OPTIONS = (
     "--variant=minbase",
     "--dpkgopt=path-exclude=/usr/share/doc/*",

@@ -178,7 +178,7 @@ def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
         "name": names.CONTAINER,
         "image": spec.image or settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": ["python3", "-m", "llmtrain_trainer.agent"] if foreign else ["llmtrain-agent"],
+        "command": list(agent_command(foreign=foreign)),
         "env": _environment(job, spec, index, incarnation, settings),
         "resources": resources,
         "securityContext": _restricted(),
@@ -193,6 +193,17 @@ def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
             *([{"name": "agent", "mountPath": AGENT_DIRECTORY, "readOnly": True}] if foreign else []),
         ],
     }
+
+
+def agent_command(*, foreign: bool) -> tuple[str, ...]:
+    """The agent, in our image or in one of the user's (`foreign`), as the child of an init.
+
+    As the first process itself it would be deaf to SIGTERM until its own handler stood, and a pod that is deleted while
+    it starts would keep its devices for the whole grace period.
+    """
+    if foreign:
+        return f"{AGENT_DIRECTORY}/catatonit", "--", "python3", "-m", "llmtrain_trainer.agent"
+    return "catatonit", "--", "llmtrain-agent"
 
 
 def _restricted() -> dict[str, Any]:

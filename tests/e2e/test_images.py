@@ -83,6 +83,7 @@ print(json.dumps({
     "user": os.getuid(),
     "commands": [bool(shutil.which(name)) for name in ("llmtrain", "llmtrain-operator", "llmtrain-coordinator")],
     "agent": sorted(path.name for path in agent.iterdir() if path.suffix != ".dist-info"),
+    "init": os.access(agent / "catatonit", os.X_OK),
     "compiled": [str(path) for path in agent.rglob("*.so")],
 }))
 """
@@ -103,7 +104,8 @@ def test_images_run_restricted(cluster: Cluster, kubectl: Kubectl):
     assert json.loads(operator.splitlines()[-1]) == {
         "user": 65532,
         "commands": [True, True, True],
-        "agent": ["llmtrain_operator", "llmtrain_trainer", "websockets"],
+        "agent": ["catatonit", "llmtrain_operator", "llmtrain_trainer", "websockets"],
+        "init": True,
         "compiled": [],
     }
 

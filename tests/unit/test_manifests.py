@@ -117,6 +117,7 @@ def test_an_image_of_the_users_gets_the_agent() -> None:
     pod = member(spec(image="mine:1", entrypoint={"script": "train.py"}))
     (init,) = pod["spec"]["initContainers"]
     assert (init["image"], trainer(pod)["image"]) == ("operator:1", "mine:1")
+    assert trainer(pod)["command"][0] == f"{manifests.AGENT_DIRECTORY}/catatonit"
     assert environment(pod)["PYTHONPATH"] == manifests.AGENT_DIRECTORY
     assert not member()["spec"]["initContainers"]
 

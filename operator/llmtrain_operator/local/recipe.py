@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.manifests import agent_command
 from llmtrain_operator.ports import Rejected
 
 ADDRESS: Final = "127.0.0.1"
-_OWN_COMMANDS: Final = (["llmtrain-agent"], ["python3", "-m", "llmtrain_trainer.agent"])
+_OWN_COMMANDS: Final = (agent_command(foreign=False), agent_command(foreign=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def recipe(pod: Mapping[str, Any], outer: Mapping[str, str], own: Mapping[str, s
         if item["name"] != "HOME":  # the pod's is a container's; here it is the user's, whose caches are there
             environment[item["name"]] = _value(item, fields, outer)
     command = container.get("command") or []
-    if command in _OWN_COMMANDS:
+    if tuple(command) in _OWN_COMMANDS:
         command = [python, "-m", "llmtrain_trainer.agent"]
     claims = (volume.get("persistentVolumeClaim") for volume in spec.get("volumes") or ())
     return Recipe(

@@ -27,7 +27,6 @@ from llmtrain_trainer.agent.failures import describe, first_to_fail
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.orders import Order
-from llmtrain_trainer.agent.orphans import reap_orphans
 from llmtrain_trainer.agent.parting import Parting
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,6 @@ class MemberAgent(LocalElasticAgent):
         finished_at = 0.0
         while True:
             self._membership.wait(INTERVAL)
-            reap_orphans(self._groups)
             order = self._membership.order()
             if order.kind == "stop":
                 raise RendezvousGracefulExitError(order.reason)

@@ -1,4 +1,4 @@
-"""The process `llmtrain-agent`, the command of a training pod.
+"""The process `llmtrain-agent`: all that a training pod does, below a first process that passes signals on.
 
 Exit codes: 0 when the workers finished their job, 143 when it was stopped before, 2 when the environment is not that
 of the operator's pods, 1 for a fault of its own.
