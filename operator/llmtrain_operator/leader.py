@@ -85,7 +85,7 @@ class Leader:
 
     async def _resync(self) -> None:
         while True:
-            for key in self._cluster.jobs():
+            for key in self._cluster.known():
                 self.wake(key)
             await asyncio.sleep(RESYNC)
 

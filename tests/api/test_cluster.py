@@ -129,6 +129,7 @@ async def test_what_a_job_left_is_an_orphan_only_if_the_server_says_so(client, h
     await client.request("delete", JOBS, namespace, "a")
     await harness.until(lambda: harness.port.job(key) is None)
     assert [view.index for view in await behind.orphans(key)] == [0]
+    assert (list(behind.jobs()), behind.known()) == ([], {key})
 
 
 async def test_what_an_earlier_job_of_the_name_left_is_an_orphan(client, harness, namespace):

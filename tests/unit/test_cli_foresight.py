@@ -7,7 +7,7 @@ import pytest
 
 from llmtrain_operator.cli.explain import explanation
 from llmtrain_operator.cli.report import report
-from llmtrain_operator.cli.scale import reached, why_not_scale
+from llmtrain_operator.cli.scale import reached, why_in_vain, why_not_scale
 from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.local.stored import as_stored
 from llmtrain_operator.state import PodView
@@ -130,6 +130,23 @@ def test_scale_refuses_what_cannot_be(members, ended, says):
         what["status"] |= {"state": "Complete", "completionTime": timestamp(NOW)}
     refusal = why_not_scale(what, members)
     assert refusal is None if says is None else says in refusal
+
+
+@pytest.mark.parametrize(
+    ("suspend", "state", "says"),
+    [
+        pytest.param(True, "Suspended", "`llmtrain resume j` first", id="suspended"),
+        pytest.param(False, "Invalid", "`llmtrain status j` says what to change", id="invalid"),
+        pytest.param(False, "Resizing", None, id="on its way"),
+    ],
+)
+def test_nobody_waits_for_what_cannot_come(suspend, state, says):
+    """A script would hang without a word."""
+    what = running()
+    what["spec"]["suspend"] = suspend
+    what["status"]["state"] = state
+    obstacle = why_in_vain(report(what))
+    assert obstacle is None if says is None else says in obstacle
 
 
 def test_a_size_is_reached_when_so_many_train():

@@ -11,7 +11,7 @@ from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import find, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Progress
-from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod
+from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, Observed
 from tests.support.planner import JOB, NOW, agent, condition, observed, pod, step
 
 
@@ -165,18 +165,51 @@ def test_the_ledger_adds_up_to_wall_time(running) -> None:
 
 def test_pods_that_end_before_they_join_are_not_replaced_in_a_hot_loop() -> None:
     """The first replacement comes at once, later ones ever more slowly, and the job fails when the budget is spent."""
-    broken = observed(pods=[pod(0, phase="Failed", reason="StartError", message="no such file", exit_code=128)])
+
+    def broken(uid: str = "u0") -> Observed:
+        failed = {"phase": "Failed", "reason": "StartError", "message": "no such file", "exit_code": 128}
+        return observed(pods=[pod(0, uid=uid, **failed)])
+
     status, now, pauses = JobStatus(), NOW, []
     while not status.completion_time:
-        decided = step(status, broken, now=now, nodes={"min": 1}, recovery={"maxRestarts": 3})
+        decided = step(status, broken(f"u{len(pauses)}"), now=now, nodes={"min": 1}, recovery={"maxRestarts": 3})
         status = decided.status
         pauses.append(decided.look_again)
         now += 100
     assert pauses[:3] == [None, 2.0, 4.0]
     failed = find(status.conditions, "Failed")
     assert (failed.reason, "no such file" in failed.message) == ("PodsFailing", True)
-    first = step(JobStatus(), broken, nodes={"min": 1, "desired": 1}).actions
+    first = step(JobStatus(), broken(), nodes={"min": 1, "desired": 1}).actions
     assert [type(action) for action in first] == [DeletePod, CreatePod]
+
+
+def test_a_pod_that_ended_is_judged_once_however_long_it_stays(running) -> None:
+    """It may take many passes to delete it: the API server is away, the leader dies, a webhook says no."""
+    dead = [pod(0), pod(1, phase="Failed", reason="Error", exit_code=1)]
+    seen = observed(agent(0, "running", 1), pods=dead)
+    lost = step(running, seen, now=NOW + 2, recovery={"maxRestarts": 0})
+    assert (lost.status.state, lost.status.ended_pods) == ("Recovering", ("u1",))
+    status = lost.status
+    for second in range(3, 20):
+        again = step(status, seen, now=NOW + second, recovery={"maxRestarts": 0})
+        assert [type(action) for action in again.actions if isinstance(action, DeletePod)] == [DeletePod]
+        assert not {event.reason for event in again.events} & {"PodFailed", "MemberLost"}
+        status = again.status
+    assert (status.state, status.pod_failures) == ("Recovering", 0)
+    assert (status.last_failure, status.create_after) == (lost.status.last_failure, lost.status.create_after)
+    gone = step(status, observed(agent(0, "running", 1), pods=dead[:1]), now=NOW + 20)
+    assert gone.status.ended_pods == ()
+
+
+def test_a_pod_that_never_joined_is_counted_once_too(running) -> None:
+    """And the next one of that index again."""
+    early = [pod(0, phase="Failed", reason="Error", exit_code=1), pod(1)]
+    status = JobStatus()
+    for second in range(3):
+        status = step(status, observed(pods=early), now=NOW + second).status
+    assert (status.pod_failures, status.ended_pods) == (1, ("u0",))
+    status = step(status, observed(pods=[pod(0, uid="u9", phase="Failed", reason="Error"), pod(1)]), now=NOW + 9).status
+    assert (status.pod_failures, status.ended_pods) == (2, ("u9",))
 
 
 def test_a_pause_is_booked_as_such_however_late_the_next_pass(running) -> None:

@@ -206,6 +206,8 @@ class JobStatus(StatusRecord):
     """How often in a row the same failure happened."""
     pod_failures: int = 0
     """Times that pods ended before they were in a round, since the last round."""
+    ended_pods: tuple[str, ...] = ()
+    """UIDs of pods that are still there although their loss was judged already."""
     create_after: Time | None = None
     """Back-off: no pod is created before."""
     last_failure: FailureStatus | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,6 +16,7 @@ from llmtrain_operator.ports import Rejected, Unavailable
 
 _PATIENCE: Final = 3.0
 """Seconds that a person waits for a list of names after pressing a key."""
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _VARIABLE: Final = "_LLMTRAIN_COMPLETE"
 _NO_FILES: Final = 4
 """Cobra's directive to offer no file names beside what was printed."""
@@ -39,7 +41,14 @@ def completion(context: click.Context, shell: str) -> None:
 
 def job_argument(*, required: bool = True) -> Callable[[Any], Any]:
     """The argument NAME of a command about a job."""
-    return click.argument("name", required=required, shell_complete=job_names)
+    return click.argument("name", required=required, shell_complete=job_names, callback=_a_name)
+
+
+def _a_name(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    # An unset variable in a script gives an empty one, which would mean all jobs to the API server.
+    if given is not None and not _NAME.fullmatch(given):
+        raise click.BadParameter(f"{given!r} is no name of a job", context, parameter)
+    return given
 
 
 def job_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

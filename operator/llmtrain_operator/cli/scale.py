@@ -31,6 +31,8 @@ async def _scale(access: Access, namespace: str, name: str, members: int, *, wai
         if refusal := why_not_scale(job, members):
             raise click.ClickException(refusal)
         before = await _look(source, namespace, name)
+        if wait and (obstacle := why_in_vain(before)):
+            raise click.ClickException(obstacle)
         await source.scale(namespace, name, members)
         click.echo(f"{name} is to have {members} members")
         if wait:
@@ -43,6 +45,8 @@ async def _follow(source: JobSource, before: JobReport, members: int) -> None:
     while not reached(seen, members):
         if seen.ended:
             raise click.ClickException(f"{seen.name} ended before it had {members} members: it is {seen.state}")
+        if obstacle := why_in_vain(seen):
+            raise click.ClickException(obstacle)
         await asyncio.sleep(INTERVAL)
         try:
             seen = await _look(source, before.namespace, before.name)
@@ -62,6 +66,15 @@ def reached(seen: JobReport, members: int) -> bool:
     status = seen.status
     in_round = len(status.round.members) if status.round else 0
     return seen.state == "Running" and in_round == members == status.target_nodes
+
+
+def why_in_vain(seen: JobReport) -> str | None:
+    """Why the job will not come to train with any number of members; None if it may."""
+    if seen.suspended:
+        return f"{seen.name} is suspended, so nobody trains: `llmtrain resume {seen.name}` first, or leave out --wait"
+    if seen.state == "Invalid":
+        return f"{seen.name} is invalid, so nobody trains: `llmtrain status {seen.name}` says what to change"
+    return None
 
 
 def why_not_scale(job: dict[str, Any], members: int) -> str | None:

@@ -74,6 +74,10 @@ class Cluster:
         """See `ports.ClusterPort.jobs`, as for all that follow."""
         return [key for reflector in self._jobs.values() for key in reflector]
 
+    def known(self) -> Collection[str]:
+        """The keys of all jobs, also of those that are gone and have left pods."""
+        return {*self.jobs(), *self._pods_of}
+
     def job(self, key: str) -> Mapping[str, Any] | None:
         reflector = _responsible(self._jobs, split_key(key)[0])
         return reflector.get(key) if reflector else None

@@ -79,7 +79,11 @@ async def create(client: Client, obj: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return await client.request("create", resource, namespace, query=_MANAGER, body=obj)
     except Conflict:
+        pass
+    try:
         found = await client.request("get", resource, namespace, name)
+    except NotFound as error:
+        raise Conflict(f"{resource.kind} {namespace}/{name} was there a moment ago") from error
     if controller_of(found) != controller_of(obj):
         raise Conflict(
             f"{resource.kind} {namespace}/{name} exists and is not ours: {controller_of(found) or 'no owner'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +40,12 @@ class Draft:
     def wake_in(self, delay: float) -> None:
         delay = max(delay, 0.0)
         self.look_again = delay if self.look_again is None else min(self.look_again, delay)
+
+    def note_ended(self, uids: Iterable[str]) -> None:
+        """Have the ends of these pods on record as judged, for as long as they are there: each is judged once, however
+        long it takes to delete them."""
+        known = {*self.status.ended_pods, *uids}
+        self.set(ended_pods=tuple(sorted(known & self.pods.keys())))
 
     def instruct_all(self, action: Literal["wait", "stop"], reason: str) -> None:
         for pod in self.observed.pods:

@@ -89,6 +89,9 @@ def _follow(run: Draft) -> None:
         close_round(run)
     elif lost and not settling(run, current, lost):
         lose_round(run, current, lost)
+    else:
+        return
+    run.note_ended(loss.member.uid for loss in lost if not loss.failed)
 
 
 def _note_successes(run: Draft, current: Round) -> frozenset[str]:
@@ -117,7 +120,8 @@ def _early_ends(run: Draft) -> None:
     """Take note of pods that ended without ever being in a round; a job that has none may fail over them."""
     in_round = {member.uid for member in run.status.round.members} if run.status.round else set()
     ended = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
-    early = [pod for pod in ended if pod.uid not in in_round]
+    early = [pod for pod in ended if pod.uid not in in_round and pod.uid not in run.status.ended_pods]
+    run.note_ended(pod.uid for pod in early)
     if not early:
         return
     count = run.status.pod_failures + 1
