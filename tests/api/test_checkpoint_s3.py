@@ -20,11 +20,12 @@ from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint import proof
 from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced, shard_name
 from llmtrain_trainer.checkpoint.shardfile import ShardReader, write_shard
-from llmtrain_trainer.checkpoint.storage import StorageError, open_storage
+from llmtrain_trainer.checkpoint.storage import StorageError, open_storage, s3
 from llmtrain_trainer.checkpoint.stored import manifest_name
 from llmtrain_trainer.checkpoint.tool import main
 from tests.support import checkpoints, damage
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
+from tests.support.slow_link import slow_link
 from tests.support.sts import token_service
 
 STEP = "step-000000000001"
@@ -285,6 +286,38 @@ def test_a_frozen_server_ends_an_upload_within_half_a_minute(server, storage):
     assert taken[0] < 30
     put(storage, f"{STEP}/a")
     assert storage.read(f"{STEP}/a") == b"data"
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["an object", "ranges"])
+def test_a_slow_server_is_read_to_the_end(server, storage, place, monkeypatch, whole):
+    """However long it takes, as long as something comes: a large checkpoint must not be cut off for its size."""
+    monkeypatch.setattr(s3, "_REQUEST_SECONDS", 1.0)
+    data = random.Random(1).randbytes(6 * MIB)
+    put(storage, "large", data)
+    with slow_link(server.port, pace=3 * MIB) as port, seconds() as taken:
+        slow = open_storage(place[0], server.environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+        room = bytearray(len(data))
+        if whole:
+            room[:] = slow.read("large")
+        else:
+            assert slow.read_into("large", 0, memoryview(room)) == len(data)
+    assert room == data
+    assert taken[0] > 1.5, "else it was not slow"
+
+
+def test_a_download_that_stands_still_ends(server, storage, place, monkeypatch):
+    """In the middle of an object: only a clock can tell."""
+    monkeypatch.setattr(s3, "_STALLED_SECONDS", 1.0)
+    put(storage, "large", bytes(6 * MIB))
+    with slow_link(server.port, pace=50 * MIB, stalls_after=2 * MIB) as port, seconds() as taken:
+        slow = open_storage(place[0], server.environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+        errors = [
+            failure(lambda: slow.read("large")),
+            failure(lambda: slow.read_into("large", 0, memoryview(bytearray(6 * MIB)))),
+        ]
+    assert [error.reason for error in errors] == [names.REASON_STORAGE_UNREACHABLE] * 2
+    assert all("does not answer in time" in str(error) for error in errors)
+    assert taken[0] < 25
 
 
 def test_a_full_disk_behind_the_server_is_told_and_recovers(tmp_path):

@@ -8,12 +8,13 @@ from torch.distributed import HashStore, TCPStore
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint.accord import Accord, join_accord
-from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced
+from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced, shard_name
 from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.saver import Saver, Writer
-from llmtrain_trainer.checkpoint.shardfile import ShardReader
+from llmtrain_trainer.checkpoint.shardfile import ShardReader, write_shard
 from llmtrain_trainer.checkpoint.staging import Staging
 from llmtrain_trainer.checkpoint.storage import StorageError, open_storage
+from llmtrain_trainer.checkpoint.storage.files import FileStorage
 
 PATIENCE = 0.5
 
@@ -166,6 +167,41 @@ def test_a_leftover_of_an_older_round_commits_nothing(tmp_path):
     assert stored(tmp_path / "c")[0].step == 2
     with pytest.raises(Fenced):
         two_ranks(tmp_path / "c", round_number=1)[0].saver.claim()
+
+
+def test_what_a_killed_save_left_makes_room_for_the_next_rounds_first(tmp_path, monkeypatch):
+    """On a storage that is full because of it no later save would ever be committed, and only a commit prunes."""
+    old = two_ranks(tmp_path / "c", round_number=1)
+    assert all(outcome.committed for outcome in save(old, 1))
+    left = shard_name(3, old[0].saver.fence, 1)
+    write_shard(old[1].catalog.storage, left, (), memoryview(b"killed"), {})
+    partial = tmp_path / "c" / f"{left}.0123abcd.partial"
+    partial.write_bytes(b"half of it")
+    new = two_ranks(tmp_path / "c", round_number=2)
+    write = FileStorage.write
+
+    def on_a_full_disk(self, name, parts, size):
+        if (tmp_path / "c" / left).exists() or partial.exists():
+            raise StorageError(names.REASON_STORAGE_FULL, "no room")
+        write(self, name, parts, size)
+
+    monkeypatch.setattr(FileStorage, "write", on_a_full_disk)
+    assert all(outcome.committed for outcome in save(new, 2))
+    assert [checkpoint.step for checkpoint in new[0].catalog.checkpoints()] == [2, 1]
+
+
+def test_storage_that_lets_nothing_be_deleted_still_takes_checkpoints(tmp_path, monkeypatch):
+    """It is tried again with the next save."""
+    ranks = two_ranks(tmp_path / "c")
+    asked = []
+
+    def refuse(self):
+        asked.append(1)
+        raise StorageError(names.REASON_STORAGE_DENIED, "no right to delete")
+
+    monkeypatch.setattr(Catalog, "clear", refuse)
+    assert all(outcome.committed for step in (1, 2) for outcome in save(ranks, step))
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("faulty", [0, 1])

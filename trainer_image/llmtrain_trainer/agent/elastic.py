@@ -127,12 +127,26 @@ class MemberAgent(LocalElasticAgent):
         failed = {local_rank: code for local_rank, code in exits.items() if not self._is_excused(code)}
         if failed:
             # Before torch looks: it would ask the others politely and wait for them.
-            self._stop_workers(worker_group)
-            self._report_failure(failed)
+            self._fail(failed)
         elif exits or (self._asked and not self._reference):
             return RunResult(state=WorkerState.HEALTHY)  # on the way out: how it ends is seen by `_have_parted`
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.FAILED and not failed:
+            return self._ended_meanwhile(result)
         return result
+
+    def _ended_meanwhile(self, result: RunResult) -> RunResult:
+        """What torch saw end just after we had looked, judged as if we had seen it."""
+        exits = {failure.local_rank: failure.exitcode for failure in result.failures.values()}
+        failed = {local_rank: code for local_rank, code in exits.items() if not self._is_excused(code)}
+        if not failed:
+            return RunResult(state=WorkerState.HEALTHY)
+        self._fail(failed)
+        return result
+
+    def _fail(self, exits: dict[int, int]) -> None:
+        self._stop_workers(self._worker_group)
+        self._report_failure(exits)
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         del worker_group

@@ -98,11 +98,12 @@ def decide(votes: Votes) -> tuple[Action, str]:
     """What every worker does, from the sum of their votes; and why.
 
     "stop" and "leave" mean to save first if the step is not saved yet, and to wait for it. A worker asked to leave
-    does so only with its state in storage: while that fails, training goes on and probes it by ordinary saves.
+    does so only with its state in storage: while that fails, training goes on and probes it by ordinary saves; while a
+    save is being written, which on a volume that hangs may be for ever, training does not wait for it either.
     """
     if votes.stop:
         return "stop", "a worker was told to stop"
-    if votes.leave and not votes.failing:
+    if votes.leave and not votes.failing and not votes.writing:
         return "leave", "the workers were told to save and leave"
     if not votes.due:
         return "train", "no checkpoint is due"

@@ -20,7 +20,7 @@ from llmtrain_trainer.checkpoint import claims
 from llmtrain_trainer.checkpoint import manifest as manifests
 from llmtrain_trainer.checkpoint.claims import Claim
 from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
-from llmtrain_trainer.checkpoint.retention import doomed, old_claims
+from llmtrain_trainer.checkpoint.retention import doomed, left_behind, old_claims
 from llmtrain_trainer.checkpoint.shardfile import ShardReader
 from llmtrain_trainer.checkpoint.storage import Entry, Storage, StorageError
 from llmtrain_trainer.checkpoint.stored import (
@@ -163,6 +163,11 @@ class Catalog:
         files = [file.name for file in self._files(step)]
         if self._mine and manifest_name(step) not in files:
             self.storage.delete([name for name in files if fence_of(name) == self._mine.number])
+
+    def clear(self) -> None:
+        """Remove what saves of earlier claims left when they were killed: nobody else does before the next commit, for
+        which there may be no room. Raises `Fenced`."""
+        self.storage.delete(left_behind(self.checkpoints(), self.check()))
 
     def remove(self, step: int) -> None:
         """Remove a checkpoint, its manifest first; files that are none of ours stay."""

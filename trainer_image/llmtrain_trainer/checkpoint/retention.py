@@ -40,6 +40,12 @@ def doomed(found: Sequence[Checkpoint], fence: int, keep: int, newest: int) -> D
     return Doomed(tuple(steps), tuple(strays))
 
 
+def left_behind(found: Sequence[Checkpoint], fence: int) -> tuple[str, ...]:
+    """Shards of rounds before claim `fence` that ended while they saved; no manifest of `found` names them."""
+    whole = (checkpoint for checkpoint in found if checkpoint.state in ("valid", "incomplete"))
+    return tuple(name for checkpoint in whole for name in _strays(checkpoint, fence))
+
+
 def _strays(checkpoint: Checkpoint, before: int) -> list[str]:
     """Shards of claims earlier than `before` that the checkpoint's manifest does not name."""
     named = {shard.name for shard in checkpoint.manifest.shards} if checkpoint.manifest else set()

@@ -63,6 +63,7 @@ class Saver:
         self.staging = staging
         self._catalog, self._accord, self._writer, self._on_outcome = catalog, accord, writer, on_outcome
         self._fence: int | None = None
+        self._cleared = False
         self._count = 0
         self._thread: threading.Thread | None = None
         self._outcome: Outcome | None = None
@@ -158,9 +159,10 @@ class Saver:
         return self._accord.outcome(job.n, self._write(job))
 
     def _open(self, job: _Job) -> None:
-        """Say under which fence this save is written, after a claim if there is none yet."""
+        """Say under which fence this save is written, after a claim if there is none yet. The first one makes room."""
         try:
             self.claim()
+            self._clear()
         except TrainerError as error:
             self._accord.say_no_fence(job.n, error)
             raise
@@ -206,6 +208,13 @@ class Saver:
             text = f"the checkpoint is saved, but old ones could not be removed: {error}"
             return dataclasses.replace(outcome, reason=error.reason, message=text)
         return outcome
+
+    def _clear(self) -> None:
+        """Once, for all of the round. Raises `Fenced`; storage that lets nothing be deleted may still take a save."""
+        if not self._cleared:
+            with contextlib.suppress(StorageError):
+                self._catalog.clear()
+                self._cleared = True
 
     def _tidy(self, error: TrainerError, step: int) -> None:
         """Remove what a failed save left behind, unless the storage is no longer ours."""

@@ -73,7 +73,9 @@ class Staging:
 
 def _aligned(length: int, *, pinned: bool) -> torch.Tensor:
     """Zeros that a disk can take as they lie there."""
-    memory = torch.empty(length + ALIGNMENT, dtype=torch.uint8, pin_memory=pinned)
+    if pinned:  # it begins at a page by itself, and torch would round one byte more up to the next power of two
+        return torch.empty(length, dtype=torch.uint8, pin_memory=True).zero_()
+    memory = torch.empty(length + ALIGNMENT, dtype=torch.uint8)
     begin = -memory.data_ptr() % ALIGNMENT
     return memory[begin : begin + length].zero_()
 

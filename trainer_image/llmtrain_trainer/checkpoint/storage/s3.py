@@ -2,8 +2,8 @@
 
 Large objects are uploaded in parts straight from the caller's memory; S3 shows an object only when it is complete.
 Exclusive creation is a conditional put (If-None-Match), which Amazon, MinIO, Ceph and versitygw decide at one place.
-Every request is bounded in time, and an upload ends when it stops moving, so that a save against a server that is gone
-or frozen ends within half a minute, while one that is merely slow goes on.
+Every request is bounded in time, an upload or download by its standing still, so that against a server that is gone or
+frozen it ends within half a minute, while one that is merely slow goes on.
 Limit: an upload that was given up may leave parts that no listing shows: give the bucket a lifecycle rule for them.
 """
 
@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -28,13 +27,19 @@ from llmtrain_trainer.checkpoint.storage.s3_errors import REMEDIES, code_of, exp
 from llmtrain_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import ClientConfig
+
+T = TypeVar("T")
 
 _REQUEST_SECONDS: Final = 14.0
 _STALLED_SECONDS: Final = 20.0
+_LONGEST_SECONDS: Final = 24 * 3600.0
 _ASSEMBLY_BYTES_PER_SECOND: Final = 50e6  # how slowly a server may put the parts of an upload together
 _PART: Final = 8 * 2**20
 _RANGE: Final = 4 * 2**20
+_SIGN_OF_LIFE: Final = 64 * 2**10
+"""Bytes of a download that count as progress."""
 _MOST_PARTS: Final = 9_000  # S3 allows 10,000
 _REQUESTS_AT_ONCE: Final = 4
 _SETTINGS: Final = {
@@ -53,7 +58,7 @@ class S3Storage:
         """Connects to nothing yet. Raises `ConfigError` for a URI or variable that cannot be."""
         self._uri = uri
         self._store = _store(uri, environ, _REQUEST_SECONDS)
-        self._uploads = _store(uri, environ, 3600)  # bounded by `_upload` itself
+        self._streams = _store(uri, environ, _LONGEST_SECONDS)  # bounded by their progress
 
     @property
     def uri(self) -> str:
@@ -67,7 +72,7 @@ class S3Storage:
         """See `Storage.write`."""
         with self._explained("write", name):
             if size > _PART:
-                asyncio.run(_upload(self._uploads, name, parts, size))
+                asyncio.run(_upload(self._streams, name, parts, size))
             else:
                 obstore.put(self._store, name, b"".join(parts), use_multipart=False)
 
@@ -84,7 +89,7 @@ class S3Storage:
         """See `Storage.read`."""
         with self._explained("read", name):
             try:
-                return bytes(obstore.get(self._store, name).bytes())
+                return asyncio.run(_download(self._streams, name))
             except FileNotFoundError as error:
                 if code_of(str(error)) != "NoSuchKey":
                     raise
@@ -93,11 +98,7 @@ class S3Storage:
     def read_into(self, name: str, offset: int, into: memoryview) -> int:
         """See `Storage.read_into`."""
         with self._explained("read", name):
-            pieces = [(offset + start, into[start : start + _RANGE]) for start in range(0, len(into), _RANGE)]
-            if len(pieces) < 2:
-                return sum(_read_range(self._store, name, *piece) for piece in pieces)
-            with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:  # one connection alone is slow over distance
-                return sum(pool.map(lambda piece: _read_range(self._store, name, *piece), pieces))
+            return asyncio.run(_download_into(self._streams, name, offset, into))
 
     def list(self, directory: str = "") -> Listing:
         """See `Storage.list`."""
@@ -125,16 +126,42 @@ class S3Storage:
             raise StorageError(reason, message) from None  # the client's own text can hold credentials
 
 
-def _read_range(store: S3Store, name: str, offset: int, into: memoryview) -> int:
-    """As much as there is; 0 if there is no such object. (The client's own reading of many ranges panics on that.)"""
+async def _download_into(store: S3Store, name: str, offset: int, into: memoryview) -> int:
+    """As much as there is, 0 if there is no such object; several ranges at once, since one connection may be slow."""
+    gate = asyncio.Semaphore(_REQUESTS_AT_ONCE)
+
+    async def fetch(start: int) -> int:
+        room = into[start : start + _RANGE]
+        async with gate:
+            try:
+                data = await _download(store, name, (offset + start, offset + start + len(room)))
+            except (FileNotFoundError, BaseError) as error:
+                if code_of(str(error)) not in ("NoSuchKey", "InvalidRange"):
+                    raise
+                return 0
+        room[: len(data)] = data
+        return len(data)
+
+    return sum(await asyncio.gather(*(fetch(start) for start in range(0, len(into), _RANGE))))
+
+
+async def _download(store: S3Store, name: str, part: tuple[int, int] | None = None) -> bytes:
+    """An object, or bytes [part) of it. Raises TimeoutError when nothing comes any more."""
+    options: GetOptions = {"range": part} if part else {}
+    answer = await _in_time(obstore.get_async(store, name, options=options), _REQUEST_SECONDS)
+    arriving = answer.stream(min_chunk_size=_SIGN_OF_LIFE)
+    data = []
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
+            data.append(bytes(await _in_time(anext(arriving), _STALLED_SECONDS)))
+    return b"".join(data)
+
+
+async def _in_time(coming: Awaitable[T], seconds: float) -> T:
     try:
-        data = obstore.get_range(store, name, start=offset, length=len(into))
-    except (FileNotFoundError, BaseError) as error:
-        if code_of(str(error)) not in ("NoSuchKey", "InvalidRange"):
-            raise
-        return 0
-    into[: len(data)] = data
-    return len(data)
+        return await asyncio.wait_for(coming, seconds)
+    except TimeoutError:
+        raise TimeoutError("timed out") from None
 
 
 async def _upload(store: S3Store, name: str, parts: Iterable[memoryview], size: int) -> None:
