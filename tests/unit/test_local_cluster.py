@@ -100,6 +100,18 @@ async def test_a_deaf_pod_is_killed_when_its_time_is_over(place):
         os.kill(int(place.lines[0][1]), 0)
 
 
+async def test_a_pod_ends_below_nohup_too(place):
+    """Which has every process ignore SIGHUP from its first moment, until it says otherwise itself."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        await place.create(0, "exec sleep 1000")
+        await place.until(lambda pods: pods[0].phase == "Running")  # its first process has only just begun
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    async with asyncio.timeout(10):
+        await place.cluster.close(0)
+
+
 async def test_a_status_is_written_only_over_the_one_that_was_seen(place, tmp_path):
     """As with an API server's resourceVersion; the newest is on disk."""
     seen = place.cluster.job(KEY)

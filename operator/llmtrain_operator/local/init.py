@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     """`argv`: the process id of the parent, then the agent's command. Returns the agent's exit code."""
     parent, command = int(argv[0]), list(argv[1:])
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # below nohup SIGHUP is ignored, also by what is begun here
     libc = ctypes.CDLL(None)
     libc.prctl(_CHILD_SUBREAPER, 1)
     libc.prctl(_PDEATHSIG, int(signal.SIGHUP))

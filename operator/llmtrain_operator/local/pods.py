@@ -27,6 +27,8 @@ from llmtrain_operator.ports import Conflict
 from llmtrain_operator.state import PodView
 
 _LINE_LIMIT: Final = 2**24
+_REPEAT: Final = 0.5
+"""Seconds between two attempts to end a pod."""
 _PIPE_PATIENCE: Final = 2.0
 """Seconds to wait for the end of a pod's output after its end: a process that got away may hold the pipe."""
 
@@ -205,7 +207,7 @@ class Pods:
             return  # it is told as soon as it is there
         if pod.grace:
             _send(pod.process, signal.SIGTERM)
-        asyncio.get_running_loop().call_later(pod.grace or 0, _send, pod.process, signal.SIGHUP)
+        asyncio.get_running_loop().call_later(pod.grace or 0, _hang_up, pod.process)
 
     def _change(self, pod: _Pod, **facts: Any) -> None:
         pod.view = dataclasses.replace(pod.view, **facts)
@@ -220,6 +222,13 @@ async def _lines(pipe: int) -> AsyncIterator[asyncio.StreamReader]:
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, file)
     with contextlib.closing(transport):
         yield reader
+
+
+def _hang_up(process: asyncio.subprocess.Process) -> None:
+    """SIGHUP until it is heard: below nohup it is ignored while the process starts."""
+    if process.returncode is None:
+        _send(process, signal.SIGHUP)
+        asyncio.get_running_loop().call_later(_REPEAT, _hang_up, process)
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
