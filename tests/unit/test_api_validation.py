@@ -159,6 +159,20 @@ def trainer(**fields):
             id="another offload device",
         ),
         pytest.param(
+            config(gradient_allreduce_op="sum"),
+            f"{CONFIG}.gradient_allreduce_op",
+            "depend on the number of workers",
+            "Remove it",
+            id="gradients summed over workers",
+        ),
+        pytest.param(
+            config(managed_gradient_accumulation=False),
+            f"{CONFIG}.managed_gradient_accumulation",
+            "depend on the number of workers",
+            "Remove it",
+            id="an update per micro-batch",
+        ),
+        pytest.param(
             config(tensor_parallel={"autotp_size": 2}),
             f"{CONFIG}.tensor_parallel",
             "data-parallel only",

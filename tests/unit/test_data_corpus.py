@@ -29,6 +29,14 @@ def parquet(**columns: list[object]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def not_utf8() -> bytes:
+    """A column that says it is text and is not, as careless writers make it."""
+    column = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": column}), sink)
+    return sink.getvalue().to_pybytes()
+
+
 def corpus(source: Path, include: tuple[str, ...] = (), format_: str = "auto", text_field: str = "text") -> Corpus:
     return Corpus(find_files(source, include, format_), text_field, tolerant=source.is_dir())
 
@@ -166,6 +174,12 @@ def _jsonl(content: bytes) -> tuple[str, bytes]:
         pytest.param(("x.parquet", b"PAR1 nonsense PAR1"), "x.parquet: not a readable Parquet", id="not Parquet"),
         pytest.param(("x.parquet", parquet(body=["a"])), "x.parquet: .*'text'.*only 'body'", id="no column"),
         pytest.param(("x.parquet", parquet(text=["a", None])), "x.parquet: row 2: .*is null", id="null row"),
+        pytest.param(
+            _jsonl(b'{"text": "a"}\n{"text": "hi \\ud83d"}'),
+            r"x.jsonl:2: .*half a character \(\\ud83d",
+            id="half an emoji",
+        ),
+        pytest.param(("x.parquet", not_utf8()), "x.parquet: not a readable Parquet", id="not UTF-8 in Parquet"),
         pytest.param(("x.parquet", parquet(text=[1])), "x.parquet: row 1: .*it is 1, not a string", id="number column"),
     ],
 )

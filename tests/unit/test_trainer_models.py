@@ -43,6 +43,19 @@ def test_an_inline_config_wins_over_the_tokenizer():
     assert (made.model_type, made.n_embd, made.vocab_size, made.eos_token_id) == ("gpt2", 32, 257, 7)
 
 
+def test_an_architectures_own_name_for_a_value_counts_too():
+    """GPT-2 calls its positions n_positions; they must not shrink to one sample's length without a word."""
+    made = models.model_config(config({"config": {"model_type": "gpt2", "n_embd": 32, "n_positions": 512}}), BYTES)
+    assert (made.n_positions, made.max_position_embeddings) == (512, 512)
+
+
+def test_a_pretrained_model_is_trained_as_such(tmp_path):
+    """With its dropout, and with activation checkpointing where that is asked for."""
+    shape = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}
+    models.build_model(config({"config": shape}), BYTES).eval().save_pretrained(tmp_path)
+    assert models.build_model(config({"pretrained": str(tmp_path)}), BYTES).training
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [

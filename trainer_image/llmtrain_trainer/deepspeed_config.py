@@ -19,6 +19,8 @@ MANAGED: Final = {
     "gradient_clipping": "training.gradientClipping",
     "fp16": "training.precision",
     "bf16": "training.precision",
+    "gradient_allreduce_op": "training.globalBatchSize",
+    "managed_gradient_accumulation": "training.globalBatchSize",
     "optimizer": "training.optimizer",
     "scheduler": "training.schedule",
 }

@@ -41,7 +41,8 @@ def build_model(config: spec.Config, tokens: Tokens) -> Any:
     check_fit(model.config, config, tokens)
     if config.training.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    return model
+    # `from_pretrained` leaves it in evaluation mode: no dropout, and activation checkpointing has no effect.
+    return model.train()
 
 
 def model_config(config: spec.Config, tokens: Tokens) -> PretrainedConfig:
@@ -54,7 +55,7 @@ def model_config(config: spec.Config, tokens: Tokens) -> PretrainedConfig:
         "pad_token_id": None,
     }
     if config.model.config is not None:
-        return _inline(common | config.model.config)
+        return _inline(common, config.model.config)
     # The class itself, not transformers' Auto machinery: a preset has to import one model's code only.
     from transformers.models.llama.configuration_llama import LlamaConfig
 
@@ -80,13 +81,17 @@ def _shape(model: spec.Model) -> spec.Architecture:
     return spec.Architecture(**asdict(presets.PRESETS[model.preset]))
 
 
-def _inline(values: dict[str, Any]) -> PretrainedConfig:
-    from transformers import AutoConfig
+def _inline(common: dict[str, Any], given: dict[str, Any]) -> PretrainedConfig:
+    """The user's own values, also where the architecture has another name for one of the `common` ones."""
+    from transformers import CONFIG_MAPPING, AutoConfig
 
-    if "model_type" not in values:
+    if "model_type" not in given:
         raise ConfigError("spec.model.config.model_type: missing; Hugging Face needs it to choose the architecture")
+    known = given["model_type"] in CONFIG_MAPPING  # its get() finds only what is imported already
+    own_names = CONFIG_MAPPING[given["model_type"]].attribute_map if known else {}
+    open_ones = {key: value for key, value in common.items() if own_names.get(key) not in given}
     try:
-        return AutoConfig.for_model(**values)
+        return AutoConfig.for_model(**open_ones | given)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"spec.model.config: {error}") from error
 

@@ -15,6 +15,8 @@ from llmtrain_operator.api.spec import JobSpec
 
 _PATH: Final = "spec.deepspeed.config"
 _AUTO: Final = "auto"
+_ONE_BATCH: Final = {"gradient_allreduce_op": "mean", "managed_gradient_accumulation": True}
+"""Keys with the only value at which a step is one update by the mean over the global batch, at any world size."""
 _MODEL_PARALLEL: Final = ("tensor_parallel", "expert_parallel", "sequence_parallel_size", "data_parallel_size")
 
 
@@ -36,6 +38,10 @@ def check(spec: JobSpec) -> Iterator[Problem]:
     if spec.entrypoint is None:
         yield from _contradictions(spec)
         yield from _unscaled_fp16(spec)
+        for key, needed in _ONE_BATCH.items():
+            if config.get(key, needed) != needed:
+                why = "what a step does would depend on the number of workers"
+                yield Problem(f"{_PATH}.{key}", config[key], why, "Remove it")
         for key in _MODEL_PARALLEL:
             if key in config:
                 yield Problem(f"{_PATH}.{key}", config[key], "this version trains data-parallel only", "Remove it")

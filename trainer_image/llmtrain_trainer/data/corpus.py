@@ -258,6 +258,7 @@ def _jsonl_texts(file: SourceFile, text_field: str) -> Iterator[str]:
 def _text_of(record: Any, text_field: str, place: str) -> str:
     text = record.get(text_field) if isinstance(record, dict) else None
     if isinstance(text, str):
+        _check_whole(text, place)
         return text
     if not isinstance(record, dict):
         found = f"the record is a {type(record).__name__}, not an object"
@@ -269,6 +270,19 @@ def _text_of(record: Any, text_field: str, place: str) -> str:
         names.REASON_DATA_CORRUPT,
         f"{place}: no text in field {text_field!r}: {found}. Set spec.data.textField to the field that holds the text",
     )
+
+
+def _check_whole(text: str, place: str) -> None:
+    """JSON may escape half of a character, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise TrainerError(
+            names.REASON_DATA_CORRUPT,
+            f"{place}: the text has half a character ({half} alone) at position {error.start}; repair or remove the "
+            "record (was the text cut short?)",
+        ) from error
 
 
 def _parquet_texts(file: SourceFile, text_field: str) -> Iterator[str]:
@@ -283,7 +297,7 @@ def _parquet_texts(file: SourceFile, text_field: str) -> Iterator[str]:
             for batch in table.iter_batches(_PARQUET_ROWS, columns=[text_field]):
                 for row, text in enumerate(batch.column(0).to_pylist(), start=row + 1):  # noqa: B020 - counts on
                     yield _text_of({text_field: text}, text_field, f"{file.path}: row {row}")
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if getattr(error, "errno", None) is not None:  # from the system; pyarrow's own complaints have no number
             raise
         raise TrainerError(
