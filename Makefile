@@ -42,8 +42,11 @@ images: setup  ## Build both images with buildah (the torch layer once)
 sbom: images  ## What is in both images, as CycloneDX, in build/sbom/
 	$(PY) -m devcluster.images.sbom build/sbom
 
-demo: $(if $(KUBECONFIG),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
-	$(PY) -m devcluster.demo $(if $(KUBECONFIG),--kubeconfig $(KUBECONFIG) --image "$(IMAGE)")
+# Given on the command line: in the environment it is there for other reasons.
+OWN_CLUSTER := $(if $(findstring command line,$(origin KUBECONFIG)),$(KUBECONFIG))
+
+demo: $(if $(OWN_CLUSTER),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
+	$(PY) -m devcluster.demo $(if $(OWN_CLUSTER),--kubeconfig $(OWN_CLUSTER) --image "$(IMAGE)")
 
 cluster-up: images  ## Start the embedded cluster
 	$(PY) -m devcluster up

@@ -159,6 +159,16 @@ def trainer(**fields):
             id="another offload device",
         ),
         pytest.param(
+            config(bf16=True), f"{CONFIG}.bf16", "it is a block of settings", "Write bf16: {...}", id="no block"
+        ),
+        pytest.param(
+            config(zero_optimization={"offload_optimizer": "cpu"}),
+            f"{CONFIG}.zero_optimization.offload_optimizer",
+            "it is a block of settings",
+            "Write offload_optimizer: {...}",
+            id="no block in a block",
+        ),
+        pytest.param(
             config(gradient_allreduce_op="sum"),
             f"{CONFIG}.gradient_allreduce_op",
             "depend on the number of workers",

@@ -28,6 +28,11 @@ def llmtrain(*arguments, text=None):
             "bad: spec.training.maxStep: spec.training has no maxStep (is 1). Did you mean maxSteps?",
             id="typo",
         ),
+        pytest.param(json.dumps({"kind": "List", "items": [job("listed")]}), 0, "listed: valid", id="in a list"),
+        pytest.param("kind: LLMTrainJob\nmetadata: {name: 12}", 1, "metadata.name: a job needs a name", id="a number"),
+        pytest.param("kind: LLMTrainJob\nmetadata: j", 1, "metadata.name: a job needs a name", id="no metadata"),
+        pytest.param(b"\xff\xfek\x00i\x00", 1, "not YAML", id="another encoding"),
+        pytest.param(json.dumps(job("flat") | {"spec": [1]}), 1, "flat: spec: it is no object", id="a list for a spec"),
         pytest.param("kind: ConfigMap", 1, "there is no LLMTrainJob in it", id="something else"),
         pytest.param("a: [", 1, "not YAML", id="no YAML"),
         pytest.param(

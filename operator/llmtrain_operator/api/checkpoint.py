@@ -89,7 +89,7 @@ class Checkpoint(Record):
     )
 
     flash: Flash | None = None
-    """Snapshots in memory."""
+    """Snapshots in memory. Accepted, but without effect in this version."""
     durable: Durable | None = None
     """Checkpoints in storage."""
     restore_from: Storage | None = None

@@ -70,6 +70,8 @@ def _keys(config: Mapping[str, Any], prefix: str) -> Iterator[Problem]:
             yield unknown_key(base, key, value, known, f"DeepSpeed {DEEPSPEED_VERSION}'s {prefix or 'configuration'}")
         elif isinstance(value, Mapping):
             yield from _keys(value, path)
+        elif path in _CHILDREN:
+            yield Problem(f"{base}.{key}", value, "it is a block of settings", f"Write {key}: {{...}}, or remove it")
 
 
 def _contradictions(spec: JobSpec) -> Iterator[Problem]:

@@ -292,7 +292,7 @@ class Recovery(Record):
     max_restarts: Annotated[int, Field(ge=0, le=100_000)] = 10
     """Restarts after failing workers until the job fails; lost nodes and pods do not count. Default 10."""
     objectives: Objectives | None = None
-    """What recovery should achieve."""
+    """What recovery should achieve. Accepted, but without effect in this version."""
 
 
 class JobSpec(Record):

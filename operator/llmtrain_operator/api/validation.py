@@ -1,7 +1,8 @@
 """From the spec as it was written to a `JobSpec`, and everything that is wrong with it.
 
 Pure. Nothing here raises for a bad spec: every finding is a `Problem` that names the field, the value and the remedy.
-What the API server checks too (types, bounds, rules) is checked again, for `llmtrain validate` has no server at hand.
+What the API server checks too (bounds, rules, most types) is checked again, for `llmtrain validate` has no server at
+hand. Limit: what converts, such as "2" for 2, passes here and is refused there.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import click
 
 from llmtrain_operator.cli.access import Access, job_options, run
 from llmtrain_operator.cli.completion import job_argument
-from llmtrain_operator.cli.report import JobReport, report
-from llmtrain_operator.cli.status import find
+from llmtrain_operator.cli.report import JobReport
+from llmtrain_operator.cli.status import find, readable
 from llmtrain_operator.conditions import is_true
 from llmtrain_operator.contract import names
 
@@ -52,7 +52,7 @@ async def _resume(access: Access, namespace: str, name: str) -> None:
 
 def why_not_suspend(job: dict[str, Any], *, discard: bool) -> str | None:
     """Why suspending is of no use or needs the user's leave; None if nothing speaks against it."""
-    seen = report(job)
+    seen = readable(job)
     if seen.ended:
         return f"{seen.name} is {seen.state}: there is nothing left to suspend"
     if seen.step and not discard and not _saves(job, seen):

@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from llmtrain_operator.api.validation import parse
 from llmtrain_operator.cli import view
-from llmtrain_operator.cli.offline import jobs_in
+from llmtrain_operator.cli.offline import jobs_in, problems_of
 from llmtrain_operator.cli.report import JobReport, report
 from llmtrain_operator.cli.status import PLAIN_WIDTH, Lines
 from llmtrain_operator.local.folder import RunFolder, root
@@ -63,9 +62,7 @@ def _checked(file: IO[str]) -> dict[str, Any]:
     if len(jobs) != 1:
         raise click.ClickException(f"{file.name}: there are {len(jobs)} jobs in it; give one")
     job = jobs[0]
-    name = (job.get("metadata") or {}).get("name") or ""
-    problems = parse(name, job.get("spec") or {})[1]
-    if problems:
+    if problems := problems_of(job):
         words = [f"{each.path}: {each.message} (is {each.value!r}). {each.remedy}" for each in problems]
         raise click.ClickException("\n".join(words))
     return job

@@ -9,7 +9,7 @@ import click
 
 from llmtrain_operator.cli.access import INTERVAL, Access, explain, job_options, run
 from llmtrain_operator.cli.completion import job_argument
-from llmtrain_operator.cli.report import JobReport, report
+from llmtrain_operator.cli.report import JobReport
 from llmtrain_operator.cli.source import JobSource
 from llmtrain_operator.cli.status import Lines, find, readable
 from llmtrain_operator.ports import Unavailable
@@ -79,7 +79,7 @@ def why_in_vain(seen: JobReport) -> str | None:
 
 def why_not_scale(job: dict[str, Any], members: int) -> str | None:
     """Why this cannot be asked of the job; None if it can."""
-    seen = report(job)
+    seen = readable(job)
     nodes = job["spec"].get("nodes") or {}
     least = nodes.get("min", 1)
     most = nodes.get("max", least)
