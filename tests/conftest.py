@@ -1,3 +1,16 @@
 """Clusters for the tiers that need one; nothing is started for tests that do not ask."""
 
+from __future__ import annotations
+
+import signal
+
+import pytest
+
 pytest_plugins = ["devcluster.pytest_plugin"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell has what it runs in the background ignore Ctrl-C, also all that this begins; tests press it."""
+    del config
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
