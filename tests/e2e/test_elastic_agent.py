@@ -283,11 +283,10 @@ def test_an_agent_can_be_stopped_while_it_starts(pause):
     program = "from llmtrain_trainer.agent.main import main; main()"
     command = [*AS_IN_A_POD, "-c", program]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PYTHONPATH}) as parent:
-        agent = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-        while not (first := agent.read_text().split()) or b"catatonit" not in command_of(first[0]):
-            time.sleep(0.001)
+        first = only_child(parent.pid)
+        only_child(first)  # the agent, as the kernel made it: from now on the first process passes signals on
         time.sleep(pause)
-        os.kill(int(first[0]), signal.SIGTERM)
+        os.kill(first, signal.SIGTERM)
         assert parent.wait(20) == 143
 
 
@@ -296,11 +295,13 @@ def failure_of(director, uid, number):
     return report.state == "joining" and report.failure and report.failure.round == number
 
 
-def command_of(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+def only_child(pid):
+    """The process that `pid` begins, as soon as it is there."""
+    deadline = time.monotonic() + 20
+    while not (found := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return int(found[0])
 
 
 def alive(pid):
