@@ -44,6 +44,7 @@ def test_the_last_word_waits_for_an_agent_that_is_slow(tmp_path, monkeypatch):
     """The queue is full, and nothing would replace what is lost now."""
     path = str(tmp_path / "progress.sock")
     monkeypatch.setenv(names.ENV_PROGRESS_SOCKET, path)
+    monkeypatch.setattr(progress, "LAST_WORD", 30.0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent, ThreadPoolExecutor() as pool:
         agent.bind(path)
         agent.settimeout(5)
