@@ -110,7 +110,7 @@ def test_an_unknown_member_cannot_be_lost():
 
 
 def test_pods_of_an_earlier_job_of_the_name_are_not_its_own():
-    """They wait for the garbage collector; the planner never sees them."""
+    """They are about to be cleared away; the planner never sees them."""
     assert "pod j-0-1 is gone" in explained(running(), [pod(i, owner="another") for i in range(3)])
 
 

@@ -66,6 +66,15 @@ def test_a_name_and_all_namespaces_contradict():
     assert (result.exit_code, "either NAME or --all-namespaces" in result.output) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "Job"])
+@pytest.mark.parametrize("words", [("status",), ("suspend",), ("scale", 2), ("events",)], ids=lambda words: words[0])
+def test_what_is_no_name_is_told_before_anything_is_asked(words, name):
+    """An unset variable in a script must not mean all jobs."""
+    command, *more = words
+    result = llmtrain(command, name, *map(str, more))
+    assert (result.exit_code, f"{name!r} is no name of a job" in result.output) == (2, True), result.output
+
+
 def checkpoints(*words, **environment):
     """`llmtrain checkpoints` in a process of its own, since the trainer's tool writes to the process's own output."""
     code = "from llmtrain_operator.cli import main; main()"
