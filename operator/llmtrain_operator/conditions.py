@@ -22,6 +22,7 @@ ConditionType = Literal[
     "Failed",
     "Durable",
     "Protected",
+    "Degraded",
 ]
 
 

@@ -60,7 +60,7 @@ REFUSAL_PAUSE = 30.0
 CHILDREN_TRUST = 300.0
 """Seconds after which Service, budget and account are applied again in case someone changed them."""
 _LEDGER_FIELDS = frozenset({"ledger", "ledger_time", "goodput"})
-_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "checkpoint"}
+_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "checkpoint", "flash"}
 
 
 class Publisher(Protocol):
@@ -182,7 +182,9 @@ class Controller:
             obstacle = obstacle or unmade[1]
             applied = now - unmade[0] < REFUSAL_PAUSE  # until then they are not tried again
         refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
-        return Observed(pods, self.agents.views(pods), applied, refused, obstacle)
+        nodes = {pod.node: self._cluster.node(pod.node) for pod in pods if pod.node}
+        domains = {name: node.domains for name, node in nodes.items() if node}
+        return Observed(pods, self.agents.views(pods), applied, refused, domains, obstacle)
 
     def _children(self, job: JobView, spec: JobSpec, pods: Sequence[PodView]) -> list[dict[str, Any]]:
         # A group object of an API that is not there cannot be applied, and no pod is created that could need it.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmtrain_operator import network, places, scheduling
+from llmtrain_operator import estimate, network, places, quantity, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
@@ -119,6 +119,7 @@ def member_pod(
         | _common_labels(job)
         | {names.LABEL_INDEX: str(index), names.LABEL_INCARNATION: str(incarnation)},
     }
+    _with_flash_memory(pod, spec)
     pod["spec"] |= {
         "hostname": f"{job.name}-{index}",
         "subdomain": job.name,
@@ -189,6 +190,7 @@ def _container(job: JobView, spec: JobSpec, index: int, incarnation: int, settin
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "cache", "mountPath": _CACHE_DIRECTORY},
             {"name": "token", "mountPath": _TOKEN_DIRECTORY, "readOnly": True},
+            *([{"name": "flash", "mountPath": names.FLASH_DIRECTORY}] if spec.checkpoint.flash.enabled else []),
             *({"name": _claim_volume(claim), "mountPath": uris.mount_path(claim)} for claim in places.claims(spec)),
             *([{"name": "agent", "mountPath": AGENT_DIRECTORY, "readOnly": True}] if foreign else []),
         ],
@@ -226,6 +228,7 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
         names.ENV_TOKEN_FILE: f"{_TOKEN_DIRECTORY}/token",
         names.ENV_DATA_CACHE: f"{_CACHE_DIRECTORY}/data",
         names.ENV_GRACE_SECONDS: str(max(1, grace - KILL_MARGIN_SECONDS)),
+        **({names.ENV_FLASH: names.FLASH_DIRECTORY} if spec.checkpoint.flash.enabled else {}),
         "HOME": "/tmp",
         "PYTHONUNBUFFERED": "1",
         **({"PYTHONPATH": AGENT_DIRECTORY} if _foreign_image(spec, settings) else {}),
@@ -268,12 +271,55 @@ def _claim_volume(claim: str) -> str:
     return f"claim-{claim}"[:63].rstrip("-.").replace(".", "-")
 
 
+def flash_memory(spec: JobSpec) -> int | None:
+    """Bytes for snapshots in each pod, None if there are none or nobody knows."""
+    flash = spec.checkpoint.flash
+    if not flash.enabled:
+        return None
+    if flash.memory is not None:
+        return quantity.parse(flash.memory)
+    return None if spec.entrypoint else estimate.flash_bytes(spec)
+
+
+def _flash_volume(spec: JobSpec) -> list[dict[str, Any]]:
+    if not spec.checkpoint.flash.enabled:
+        return []
+    size = flash_memory(spec)
+    limit = {"sizeLimit": quantity.show(size)} if size else {}
+    return [{"name": "flash", "emptyDir": {"medium": "Memory", **limit}}]
+
+
+def _with_flash_memory(pod: dict[str, Any], spec: JobSpec) -> None:
+    """What snapshots take is memory of the container, beside what the user has asked for: request it, and let the limit
+    have room for it. A template of an odd shape is left to the API server."""
+    size = flash_memory(spec)
+    containers = pod["spec"].get("containers")
+    if not size or not isinstance(containers, list):
+        return
+    for container in containers:
+        if not isinstance(container, dict) or container.get("name") != names.CONTAINER:
+            continue
+        resources = container.get("resources")
+        resources = dict(resources) if isinstance(resources, Mapping) else {}
+        limits, requests = resources.get("limits"), resources.get("requests")
+        limits = dict(limits) if isinstance(limits, Mapping) else {}
+        requests = dict(requests) if isinstance(requests, Mapping) else {}
+        # Without a request of its own the limit counts as one.
+        asked = quantity.parse(requests.get("memory", limits.get("memory", "0")))
+        if asked is not None:
+            requests["memory"] = quantity.show(asked + size)
+        if "memory" in limits and (allowed := quantity.parse(limits["memory"])) is not None:
+            limits["memory"] = quantity.show(allowed + size)
+        container["resources"] = {**resources, "requests": requests, **({"limits": limits} if limits else {})}
+
+
 def _volumes(spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:
     token = {"audience": names.TOKEN_AUDIENCE, "expirationSeconds": 3600, "path": "token"}
     volumes: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         {"name": "cache", "emptyDir": {}},
+        *_flash_volume(spec),
         {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
     volumes += [

@@ -147,7 +147,8 @@ def candidates(pods: Sequence[PodView], agents: Mapping[str, AgentView], number:
         if report is None or pod.deleting or pod.phase in ("Failed", "Succeeded"):
             continue
         if report.state in ("joining", "running") and report.store_port and report.round <= number:
-            ready.append(Member(pod.index, pod.incarnation, pod.name, pod.uid, report.host, report.store_port))
+            where = report.host, report.store_port, report.flash_port
+            ready.append(Member(pod.index, pod.incarnation, pod.name, pod.uid, *where))
     return tuple(sorted(ready, key=lambda member: member.index))
 
 

@@ -49,13 +49,15 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """The few facts about a node. `boot_id` changes when the machine restarts, even if the node never left Ready."""
+    """The few facts about a node. `boot_id` changes when the machine restarts, even if the node never left Ready.
+    `domains`: zone and rack, as far as its labels tell."""
 
     name: str
     uid: str
     ready: bool
     schedulable: bool
     boot_id: str
+    domains: tuple[str, ...] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +118,15 @@ class Observed:
     """One look at the world around a job.
 
     `children_applied`: Service, budget and account are as they should be. `refused`: indexes whose pod the API server
-    has just refused to create, with its words; they are left alone until they drop out of here. `obstacle`: why no pod
-    may be created at all.
+    has just refused to create, with its words; they are left alone until they drop out of here. `domains`: zone and
+    rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all.
     """
 
     pods: tuple[PodView, ...] = ()
     agents: Mapping[str, AgentView] = field(default_factory=dict)
     children_applied: bool = False
     refused: Mapping[int, str] = field(default_factory=dict)
+    domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     obstacle: Obstacle | None = None
 
 

@@ -18,6 +18,8 @@ from tests.support.loopback import PlainTokens, certificate
 
 FAILURE = wire.Failure(names.REASON_KILLED, "killed", round=1)
 
+SECRET = b"shared by all replicas"
+
 
 class Ground:
     """A coordinator, and the environment of a pod that knows it."""
@@ -34,7 +36,7 @@ class Ground:
     async def coordinator(self):
         tls = server_tls(self.certificate.cert, self.certificate.key)
         control = self.folder / "c.sock"
-        coordinator = Coordinator(PlainTokens(), 5.0, Telemetry())
+        coordinator = Coordinator(PlainTokens(), 5.0, Telemetry(), SECRET)
         async with coordinator.serving("127.0.0.1", self.port, tls, control) as self.port:
             link = CoordinatorLink(control, self.updates.put_nowait)
             task = asyncio.create_task(link.run())
@@ -88,7 +90,9 @@ async def test_a_member_reports_each_state_and_hears_each_directive(ground):
         membership.join(4711)
         assert (await ground.report(lambda r: r.store_port == 4711)).state == "joining"
         link.publish(wire.Publish("ns/job", {"uid-0": wire.Directive("run", "go", round_of(1))}))
-        assert (await order(membership, "enter")).round == round_of(1)
+        entered = (await order(membership, "enter")).round
+        assert dataclasses.replace(entered, key="") == round_of(1)
+        assert entered.key
         membership.enter(round_of(1), 4712)
         assert (await ground.report(lambda r: r.state == "running")).round == 1
         membership.fail(FAILURE)

@@ -70,7 +70,7 @@ def keepers(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     monkeypatch.setenv(names.ENV_JOB_UID, "job-a")
     durable = Durable(f"file://{tmp_path}/c", every_steps=1)
-    config = Config(Model("tiny"), Data("/text"), Training(100), checkpoint=Checkpoint(durable))
+    config = Config(Model("tiny"), Data("/text"), Training(100), checkpoint=Checkpoint(durable=durable))
     told, made = SimpleQueue(), []
     for rank in range(2):
         keeper = Keeper(config, Worker(rank, told), Reporter(rank, 100), Wishes())

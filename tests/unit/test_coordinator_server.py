@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from llmtrain_operator.clock import boot_time
 from llmtrain_operator.contract import wire
 from llmtrain_operator.coordinator.bundle import Lead
+from llmtrain_operator.coordinator.keys import with_keys
 from llmtrain_operator.coordinator.main import server_tls
 from llmtrain_operator.coordinator.server import Coordinator
 from llmtrain_operator.coordinator.telemetry import Telemetry, serve_health
@@ -18,6 +19,7 @@ from llmtrain_operator.link import CoordinatorLink
 from tests.support.loopback import PlainTokens, certificate, listening
 
 DEADLINE = 0.6
+SECRET = b"shared by all replicas"
 
 
 class Station:
@@ -32,7 +34,7 @@ class Station:
 
     @contextlib.asynccontextmanager
     async def coordinator(self):
-        coordinator = Coordinator(PlainTokens(), DEADLINE, self.telemetry)
+        coordinator = Coordinator(PlainTokens(), DEADLINE, self.telemetry, SECRET)
         tls = server_tls(self.certificate.cert, self.certificate.key)
         async with coordinator.serving("127.0.0.1", self.port, tls, self.control) as self.port:
             yield
@@ -76,17 +78,22 @@ def run(number):
     return wire.Directive("run", "go", wire.Round(number, (wire.Member(0, 0, "pod-a", "a", "h", 1),), 1))
 
 
+def told(number):
+    """What an agent hears: with the round's key, which the controller does not know."""
+    return with_keys(wire.Publish("ns/j", {"a": run(number)}), SECRET).directives["a"]
+
+
 async def test_reports_go_to_the_controller_and_directives_come_back(station):
     """An agent is told what holds when it connects, and every change after that."""
     async with station.coordinator(), station.link() as link:
         link.publish(wire.Publish("ns/j", {"a": run(1)}))
         async with station.agent("ns/pod-a/a") as agent:
-            assert wire.decode(wire.Directive, await agent.recv()) == run(1)
+            assert wire.decode(wire.Directive, await agent.recv()) == told(1)
             await agent.send(report("a", store_port=7))
             update = await station.update("a")
             assert (update.namespace, update.report.store_port) == ("ns", 7)
             link.publish(wire.Publish("ns/j", {"a": run(2)}))
-            assert wire.decode(wire.Directive, await agent.recv()) == run(2)
+            assert wire.decode(wire.Directive, await agent.recv()) == told(2)
         assert "ended" in (await station.update("a", connected=False)).detail
 
 
@@ -182,11 +189,11 @@ async def test_a_restarted_coordinator_learns_everything_again(station):
             link = await stack.enter_async_context(station.link())
             link.publish(wire.Publish("ns/j", {"a": run(1)}))
             async with station.agent("ns/pod-a/a") as agent:
-                assert wire.decode(wire.Directive, await agent.recv()) == run(1)
+                assert wire.decode(wire.Directive, await agent.recv()) == told(1)
         async with station.coordinator():
             await listening(station.port)
             async with station.agent("ns/pod-a/a") as agent:
-                assert wire.decode(wire.Directive, await asyncio.wait_for(agent.recv(), 5)) == run(1)
+                assert wire.decode(wire.Directive, await asyncio.wait_for(agent.recv(), 5)) == told(1)
                 await agent.send(report("a"))
                 await station.update("a")
 
@@ -228,7 +235,7 @@ async def test_a_new_term_knows_nothing_of_the_last(station):
             await agent.send(report("a"))
             await station.update("a")
             link.publish(wire.Publish("ns/j", {"a": run(2)}))
-            assert wire.decode(wire.Directive, await agent.recv()) == run(2)
+            assert wire.decode(wire.Directive, await agent.recv()) == told(2)
 
 
 async def test_the_newest_controller_is_the_true_one(station):

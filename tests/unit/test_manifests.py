@@ -7,7 +7,7 @@ import json
 import kubernetes_validate
 import pytest
 
-from llmtrain_operator import manifests
+from llmtrain_operator import manifests, quantity
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names
 from llmtrain_operator.state import JobView
@@ -93,7 +93,9 @@ def test_the_template_is_merged_by_name() -> None:
     }
     pod = member(spec(template=template, nodes={"acceleratorResource": "nvidia.com/gpu", "procPerNode": 4}))
     assert [c["name"] for c in pod["spec"]["containers"]] == [names.CONTAINER, "sidecar"]
-    assert trainer(pod)["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/gpu": "4"}
+    snapshots = next(volume["emptyDir"] for volume in pod["spec"]["volumes"] if volume["name"] == "flash")["sizeLimit"]
+    assert quantity.parse(trainer(pod)["resources"]["limits"]["memory"]) == 4 * 2**30 + quantity.parse(snapshots)
+    assert trainer(pod)["resources"]["limits"]["nvidia.com/gpu"] == "4"
     assert environment(pod).items() >= {"MINE": "1", "HOME": "/home", names.ENV_GRACE_SECONDS: "25"}.items()
     assert len([e for e in trainer(pod)["env"] if e["name"] == "HOME"]) == 1
     assert {"tmp", "shm", "token", "corpus"} <= {volume["name"] for volume in pod["spec"]["volumes"]}

@@ -129,7 +129,7 @@ def test_the_time_until_a_loss_was_noticed_is_not_called_productive() -> None:
 
 def test_without_checkpoints_the_replacement_is_waited_for() -> None:
     """A member that came later could not be added without beginning at step 0 again."""
-    job = Job(checkpoint=None)
+    job = Job(checkpoint={})
     job.look(training(0), training(2), pods=[pod(0), pod(2)])
     assert (job.members, job.told) == ([], {"u0": "wait", "u2": "wait"})
     job.look(gone(0), gone(2), pods=[pod(0), pod(2)], after=61)
@@ -316,7 +316,7 @@ def test_a_round_that_only_begins_is_not_ended_yet() -> None:
 
 def test_without_checkpoints_the_remedy_is_named() -> None:
     """Today's round goes on; the condition says what would make a resize possible."""
-    job = Job(checkpoint=None)
+    job = Job(checkpoint={})
     job.fields["nodes"] = NODES | {"desired": 2}
     job.look(*map(training, range(3)))
     assert (job.status.round.ending, condition(job.status, "Resizing")) == (None, ("True", "AtNextRound"))
@@ -329,7 +329,7 @@ def script(index: int, number=1, checkpoints=None) -> AgentView:
     return agent(index, "running", number, store_port=5000 + index, progress=progress)
 
 
-OWN = {"entrypoint": {"script": "x.py"}, "model": None, "data": None, "training": {}, "checkpoint": None}
+OWN = {"entrypoint": {"script": "x.py"}, "model": None, "data": None, "training": {}, "checkpoint": {}}
 
 
 def test_a_script_is_resized_when_the_user_says_so() -> None:
@@ -498,7 +498,7 @@ def test_a_suspension_that_is_taken_back_leads_to_a_new_round() -> None:
 def test_durable_and_protected_follow_what_the_members_say() -> None:
     """Unknown before the first checkpoint, True with it, False with the storage's words, and True again."""
     job = Job()
-    job.status = job.status.model_copy(update={"checkpoint": None})
+    job.status = job.status.model_copy(update={"checkpoint": {}})
     job.look(*(training(i, checkpoints=Checkpoints()) for i in range(3)))
     assert (condition(job.status, "Durable"), condition(job.status, "Protected")) == (
         ("Unknown", "NotYetSaved"),
@@ -520,7 +520,7 @@ def test_durable_and_protected_follow_what_the_members_say() -> None:
 
 def test_no_storage_is_said() -> None:
     """With what would change that."""
-    job = Job(checkpoint=None)
+    job = Job(checkpoint={})
     assert condition(job.status, "Durable") == ("False", "NoStorage")
     assert "spec.checkpoint.durable.storage" in job.message("Durable")
 

@@ -36,7 +36,7 @@ class World(RuleBasedStateMachine):
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
                 "recovery": {"maxRestarts": restarts},
-                "checkpoint": {"durable": {"storage": "file:///c"}} if durable else None,
+                "checkpoint": {"durable": {"storage": "file:///c"}} if durable else {},
             }
         )
         self.job = JobView("j", "d", "job-uid", 1)

@@ -14,6 +14,7 @@ import os
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NewType, TypeVar
 
@@ -22,6 +23,7 @@ from llmtrain_trainer.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Seconds = NewType("Seconds", float)  # in the spec a duration such as 10m or 1h30m
+EverySteps = NewType("EverySteps", object)  # in the spec a number of steps, or "auto"
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _COUNT = {"minimum": 1}
 
@@ -129,9 +131,22 @@ class Durable:
 
 
 @dataclass(frozen=True, slots=True)
+class Flash:
+    """Snapshots in memory every `every_steps` steps, or "auto"; `replicas` copies in other members' memory, at most
+    every `replicate_every` steps. `max_overhead`: the share of the time that "auto" may spend on them."""
+
+    enabled: bool = True
+    every_steps: EverySteps = EverySteps(1)
+    replicas: int = field(default=1, metadata={"minimum": 0})
+    replicate_every: int | None = field(default=None, metadata=_COUNT)
+    max_overhead: float = 0.03
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """`restore_from` is another job's storage or a Hugging Face model: where a job without a checkpoint starts."""
 
+    flash: Flash = Flash()
     durable: Durable | None = None
     restore_from: str | None = None
 
@@ -205,9 +220,18 @@ def _seconds(raw: Any, path: str) -> Seconds:
     return Seconds(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
+def _every_steps(raw: Any, path: str) -> EverySteps:
+    if raw != "auto" and (type(raw) is not int or raw < 1):
+        raise ConfigError(f"{path}: {raw!r} is neither a positive number of steps nor auto")
+    return EverySteps(raw)
+
+
+_PARSERS: Final[dict[Any, Callable[[Any, str], Any]]] = {Seconds: _seconds, EverySteps: _every_steps}
+
+
 def _value(kind: Any, raw: Any, path: str, minimum: int | None = None) -> Any:
-    if kind is Seconds:
-        return _seconds(raw, path)
+    if kind in _PARSERS:
+        return _PARSERS[kind](raw, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _value(next(each for each in arguments if each is not types.NoneType), raw, path, minimum)

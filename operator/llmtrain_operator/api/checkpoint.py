@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from llmtrain_operator import quantity
 from llmtrain_operator.api.record import Record, Rule
 from llmtrain_operator.api.types import Count, Duration, Storage
 
@@ -13,8 +14,10 @@ SecretKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-
 
 
 class Flash(Record):
-    """Snapshots in the members' memory. Accepted, but not used by this version."""
+    """Snapshots in the members' memory: what a recovery goes on from while enough of that is left."""
 
+    enabled: bool = True
+    """Whether there are any. Default true."""
     every_steps: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"],
         Field(
@@ -29,9 +32,16 @@ class Flash(Record):
             }
         ),
     ] = 1
-    """Steps between snapshots, or auto. Default 1."""
-    replicas: Annotated[int, Field(ge=0, le=3)] = 1
-    """Copies of each snapshot in other members' memory. Default 1."""
+    """Steps between snapshots, or auto: as often as maxOverhead allows. Default 1."""
+    replicas: Annotated[int, Field(ge=0, le=2)] = 1
+    """Members, beside its own, that keep a copy of each member's snapshot: so many can be lost at once. Default 1."""
+    replicate_every: Count | None = None
+    """Least steps between copies. Default: with each snapshot, as far as they keep up."""
+    max_overhead: Annotated[float, Field(gt=0, le=0.5)] = 0.03
+    """Most part of the time that snapshots take where everySteps is auto. Default 0.03."""
+    memory: Annotated[str, Field(pattern=quantity.PATTERN, max_length=32)] | None = None
+    """Memory for snapshots in each pod, such as 24Gi; it is added to the pod's request and limit. Default: computed
+    from the model; of a pretrained model as much as the pod may use."""
 
 
 class Durable(Record):
@@ -72,7 +82,8 @@ class S3(Record):
 
 
 class Checkpoint(Record):
-    """What a recovery starts from. Without durable storage it starts at step 0; condition Protected says which."""
+    """What a recovery starts from: the members' memory, else durable storage, else step 0; condition Protected says
+    which."""
 
     rules: ClassVar = (
         Rule(
@@ -88,8 +99,8 @@ class Checkpoint(Record):
         ),
     )
 
-    flash: Flash | None = None
-    """Snapshots in memory. Accepted, but without effect in this version."""
+    flash: Flash = Flash()
+    """Snapshots in memory."""
     durable: Durable | None = None
     """Checkpoints in storage."""
     restore_from: Storage | None = None

@@ -30,6 +30,7 @@ CONDITIONS: Final[Mapping[str, str]] = {
     "Complete": "All steps are done and the model is in `spec.output`, if that is given. The end.",
     "Failed": "The job cannot go on; the message is the trainer's own error. The end.",
     "Protected": "A loss costs at most the steps since the newest checkpoint. If not, the reason says what is missing.",
+    "Degraded": "Training goes on, but snapshots in memory are not taken, or their copies do not keep up.",
     "Durable": "Checkpoints are saved. False: the newest attempt failed, in the storage's words; Unknown: none yet.",
     "Scheduled": "The members have their places. If not, the message says what they wait for.",
 }

@@ -343,7 +343,7 @@ class JobSpec(Record):
     """DeepSpeed settings."""
     entrypoint: Entrypoint | None = None
     """Your own script in place of the reference trainer."""
-    checkpoint: Checkpoint | None = None
+    checkpoint: Checkpoint = Checkpoint()
     """What a recovery starts from."""
     scheduling: Scheduling | None = None
     """How the members are placed and queued."""

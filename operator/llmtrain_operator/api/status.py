@@ -51,6 +51,10 @@ class MemberStatus(StatusRecord):
     """Address that the other members reach it at."""
     store_port: int
     """Port of the rendezvous store that it hosts if its rank is 0."""
+    flash_port: int = 0
+    """Port where its agent hands out snapshots and takes in copies; 0: nowhere."""
+    buddies: tuple[int, ...] = ()
+    """Ranks of the members that are to keep copies of its snapshots, the best first."""
     succeeded: bool = False
     """Whether all its workers have ended well; what becomes of its pod afterwards does not matter."""
 
@@ -64,6 +68,42 @@ class EndingStatus(StatusRecord):
     """The same as a sentence."""
     since: Time
     """When it was decided."""
+
+
+class HolderStatus(StatusRecord):
+    """Where the snapshots of a member of the newest round lie."""
+
+    uid: str
+    """UID of its pod."""
+    buddies: tuple[str, ...] = ()
+    """UIDs of the pods that keep copies."""
+
+
+class FlashStatus(StatusRecord):
+    """Snapshots in memory, as the members report them."""
+
+    step: int | None = None
+    """Newest step of which every worker has a snapshot."""
+    committed_step: int | None = None
+    """Newest step that survives the loss of `copies` members; what a recovery goes on from."""
+    copies: int = 0
+    """Other members that keep a copy of each snapshot."""
+    stall_seconds: float | None = None
+    """How long training stands still for a snapshot."""
+    size: int | None = None
+    """Size of a snapshot over all workers, in bytes."""
+    every: int | None = None
+    """Steps between snapshots."""
+    reason: str = ""
+    """Why so many."""
+    put_off: int = 0
+    """Snapshots that were due in this round and not taken, because there was no memory for them yet."""
+    trouble: str = ""
+    """Why there are none; empty if there are."""
+    round: int | None = None
+    """The round that this is about."""
+    holders: tuple[HolderStatus, ...] = ()
+    """Where the snapshots of the newest round lie."""
 
 
 class RoundStatus(StatusRecord):
@@ -194,6 +234,8 @@ class JobStatus(StatusRecord):
     """Members wanted."""
     progress: ProgressStatus | None = None
     """How far training is."""
+    flash: FlashStatus | None = None
+    """Snapshots in memory; absent until a member has spoken of them."""
     checkpoint: CheckpointStatus | None = None
     """Durable checkpoints; absent until a member has spoken of them."""
     best_step: int = 0

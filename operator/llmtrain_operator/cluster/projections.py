@@ -16,6 +16,16 @@ from llmtrain_operator.state import NodeView, PodView
 _USUAL_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 _KILLED: Final = 137
 
+_ZONE: Final = "topology.kubernetes.io/zone"
+_RACKS: Final = (
+    "topology.kubernetes.io/rack",
+    "topology.k8s.aws/network-node-layer-3",
+    "cloud.google.com/gce-topology-subblock",
+    "cloud.google.com/gce-topology-block",
+    "oci.oraclecloud.com/rdma.local_block_id",
+    "kubernetes.azure.com/placement-group",
+)
+
 
 def pod_view(raw: Mapping[str, Any]) -> PodView | None:
     """A member's pod; None if its labels do not make it one."""
@@ -60,7 +70,14 @@ def node_view(raw: Mapping[str, Any]) -> NodeView:
         ready=_conditions(status).get("Ready", {}).get("status") == "True",
         schedulable=not (raw.get("spec") or {}).get("unschedulable", False),
         boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
+        domains=_domains(raw["metadata"].get("labels") or {}),
     )
+
+
+def _domains(labels: Mapping[str, str]) -> tuple[str, str]:
+    """Zone and rack. There is no one label for racks: clouds and sites each have their own."""
+    rack = next((labels[label] for label in _RACKS if label in labels), "")
+    return intern(labels.get(_ZONE, "")), intern(rack)
 
 
 def job_view(raw: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -29,6 +29,7 @@ CONTAINER: Final = "trainer"
 TOKEN_AUDIENCE: Final = f"{GROUP}/coordinator"
 DEFAULT_COORDINATOR_PORT: Final = 7443
 TORCHRUN_BACKEND: Final = "llmtrain"  # torchrun --rdzv-backend=...
+FLASH_DIRECTORY: Final = "/llmtrain/flash"  # in memory: the pod's snapshots
 VOLUME_ROOT: Final = "/llmtrain/volumes"  # the claim of a pvc:// URI is mounted at VOLUME_ROOT/<claim>
 
 # Environment of the agent (set by the operator in the pod)
@@ -48,9 +49,15 @@ ENV_DATA_CACHE: Final = "LLMTRAIN_DATA_CACHE"  # directory for tokenised data
 ENV_GRACE_SECONDS: Final = "LLMTRAIN_GRACE_SECONDS"  # between SIGTERM and SIGKILL for the workers
 ENV_VOLUMES: Final = "LLMTRAIN_VOLUMES"  # where claims are, if not at VOLUME_ROOT: without a cluster
 
+ENV_FLASH: Final = "LLMTRAIN_FLASH"  # directory in memory for snapshots; absent: there is none
+
 # Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)
 ENV_ROUND: Final = "LLMTRAIN_ROUND"
 ENV_PROGRESS_SOCKET: Final = "LLMTRAIN_PROGRESS_SOCKET"  # unix datagram socket that takes `wire.Progress` as JSON
+ENV_FLASH_SOCKET: Final = "LLMTRAIN_FLASH_SOCKET"  # unix datagram socket that takes notices of snapshots
+ENV_FLASH_ADDRESS: Final = "LLMTRAIN_FLASH_ADDRESS"  # host:port where the agent hands out its pod's snapshots
+ENV_MTBF: Final = "LLMTRAIN_MTBF"  # mean seconds between failures of the job so far; absent: it had none
+ENV_FLASH_KEY: Final = "LLMTRAIN_FLASH_KEY"  # what members of the round prove themselves to each other with
 
 EXIT_STOPPED: Final = 143  # 128 + SIGTERM, as a shell says it: a worker or agent that ended because it was told to
 

@@ -28,7 +28,10 @@ class WireError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of a round. Its rank is its place in `Round.members`."""
+    """One member of a round. Its rank is its place in `Round.members`.
+
+    `flash_port`: where its agent hands out snapshots and takes in copies of them, 0: nowhere.
+    """
 
     index: int
     incarnation: int
@@ -36,15 +39,24 @@ class Member:
     uid: str
     host: str
     store_port: int
+    flash_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A membership generation. `number` only grows and fences everything older."""
+    """A membership generation. `number` only grows and fences everything older.
+
+    `buddies`: for each member the ranks of those who should keep copies of its snapshots, the best first. `key`: what
+    members prove themselves to each other with; the coordinator makes it, it is in no status. `mtbf`: mean seconds
+    between failures of the job so far, None if it had none.
+    """
 
     number: int
     members: tuple[Member, ...]
     procs_per_member: int
+    buddies: tuple[tuple[int, ...], ...] = ()
+    key: str = ""
+    mtbf: float | None = None
 
     @property
     def world_size(self) -> int:
@@ -80,6 +92,28 @@ class Checkpoints:
 
 
 @dataclass(frozen=True, slots=True)
+class Flash:
+    """What a worker knows of snapshots in memory. Times are in seconds, `size` in bytes over all workers.
+
+    `step`: the newest that every worker has taken. `committed`: the newest that the members can restore together after
+    the loss of `copies` of them; None: none of this round yet. `kept`: what this round began from, if that is still in
+    memory. `every`: steps between snapshots, and `reason` why. `put_off`: how many were due in
+    this round and not taken for want of memory. `trouble`: why there are none, empty if there are.
+    """
+
+    step: int | None = None
+    committed: int | None = None
+    copies: int = 0
+    kept: int | None = None
+    stall_seconds: float | None = None
+    size: int | None = None
+    every: int | None = None
+    reason: str = ""
+    put_off: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats."""
 
@@ -99,6 +133,7 @@ class Progress:
     tokens_per_second: float | None = None
     mfu: float | None = None
     checkpoints: Checkpoints | None = None
+    flash: Flash | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +156,7 @@ class Report:
 
     `round` is the round that the agent's workers are in, or were in last (0: none yet). In state "joining" the agent
     has no workers and is ready for a round newer than `round`. `store_port` names a listening store that no round has
-    used yet, 0 if there is none: a joining agent always has one, a running one may.
+    used yet, 0 if there is none: a joining agent always has one, a running one may. `flash_port`: see `Member`.
     `progress` is of that round: the workers' last word stays until a later round runs.
     `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
     """
@@ -137,6 +172,7 @@ class Report:
     store_port: int = 0
     progress: Progress | None = None
     failure: Failure | None = None
+    flash_port: int = 0
     version: int = WIRE_VERSION
 
 

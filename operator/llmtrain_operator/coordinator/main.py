@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import logging
 import signal
 import ssl
@@ -47,7 +48,9 @@ async def run(options: argparse.Namespace, authenticator: Authenticator) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     telemetry = Telemetry()
-    coordinator = Coordinator(authenticator, options.heartbeat_deadline, telemetry)
+    # Of what all replicas have in common and nobody else has.
+    secret = hashlib.sha256(b"llmtrain rounds " + options.tls_key.read_bytes()).digest()
+    coordinator = Coordinator(authenticator, options.heartbeat_deadline, telemetry, secret)
     tls = server_tls(options.tls_cert, options.tls_key)
     async with (
         coordinator.serving(options.listen, options.port, tls, options.control_socket),

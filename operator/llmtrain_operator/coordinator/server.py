@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -36,9 +37,16 @@ FIRST_WORD: Final = 1.0
 
 
 class Coordinator:
-    """Serves agents in the terms of the controller, in one event loop."""
+    """Serves agents in the terms of the controller, in one event loop. `secret`: see `keys`; None: a new one."""
 
-    def __init__(self, authenticator: Authenticator, heartbeat_deadline: float, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        heartbeat_deadline: float,
+        telemetry: Telemetry,
+        secret: bytes | None = None,
+    ) -> None:
+        self._secret = secret or secrets.token_bytes(32)
         self._authenticator = authenticator
         self._deadline = heartbeat_deadline
         self._telemetry = telemetry
@@ -76,7 +84,7 @@ class Coordinator:
             def tell(update: wire.AgentUpdate) -> None:
                 broadcast([controller], wire.encode(update))
 
-            term = Term(self._authenticator, self._deadline, self._telemetry, tell, claim.holds)
+            term = Term(self._authenticator, self._deadline, self._telemetry, tell, claim.holds, self._secret)
             async with term.serving(bind(), tls):
                 log.info("the controller leads: agents are let in")
                 why = await _follow(controller, term, claim)

@@ -32,6 +32,7 @@ from llmtrain_operator.coordinator.auth import (
 )
 from llmtrain_operator.coordinator.bundle import key_of
 from llmtrain_operator.coordinator.directives import Directives
+from llmtrain_operator.coordinator.keys import with_keys
 from llmtrain_operator.coordinator.sessions import LagMeter, Session, differs_in_substance, expired
 from llmtrain_operator.coordinator.telemetry import Telemetry
 
@@ -58,12 +59,14 @@ class Term:
         telemetry: Telemetry,
         tell: Callable[[wire.AgentUpdate], None],
         leads: Callable[[], bool],
+        secret: bytes,
     ) -> None:
         self._authenticator = authenticator
         self._deadline = heartbeat_deadline
         self._telemetry = telemetry
         self._tell_controller = tell
         self._leads = leads
+        self._secret = secret
         self._sessions: dict[str, Session] = {}
         self._identities: WeakKeyDictionary[ServerConnection, Identity] = WeakKeyDictionary()
         self._directives = Directives()
@@ -175,7 +178,7 @@ class Term:
     def pass_on(self, publish: wire.Publish) -> None:
         """Tell a job's agents what changed for them."""
         texts: dict[tuple[str, str, int | None], str] = {}  # members of one round are all told the same
-        for uid, directive in self._directives.replace(publish).items():
+        for uid, directive in self._directives.replace(with_keys(publish, self._secret)).items():
             session = self._sessions.get(uid)
             if session is None or session.connection is None:
                 continue

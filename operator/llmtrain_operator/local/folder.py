@@ -6,14 +6,20 @@ belongs to its user alone, since the socket in it takes orders.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Part = Literal["status", "pods", "events"]
+_SHARED: Final = Path("/dev/shm")
+_ENOUGH: Final = 2**30
+"""Bytes below which it is a container's token amount, meant for other things."""
 
 
 def root(environ: Mapping[str, str]) -> Path:
@@ -70,6 +76,28 @@ class RunFolder:
     def log(self, pod: str) -> Path:
         """What a pod printed."""
         return self.logs / f"{pod}.log"
+
+    @property
+    def memories(self) -> Path:
+        """A directory per pod for snapshots, in memory if this machine has some to share."""
+        if _SHARED.is_dir() and shutil.disk_usage(_SHARED).total >= _ENOUGH:
+            name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
+            return _SHARED / f"llmtrain-{os.getuid()}-{name}"
+        return self.path / "memory"
+
+    def forget_memories(self) -> None:
+        """Give the memory back, also that of a run that was killed."""
+        shutil.rmtree(self.memories, ignore_errors=True)
+
+    def forget_memory(self, uid: str) -> None:
+        """Give back that of one pod."""
+        shutil.rmtree(self.memory(uid), ignore_errors=True)
+        with contextlib.suppress(OSError):  # others are there
+            self.memories.rmdir()
+
+    def memory(self, uid: str) -> Path:
+        """That of the pod with this UID."""
+        return self.memories / uid
 
     def _file(self, part: Part) -> Path:
         return self.path / f"{part}.json"

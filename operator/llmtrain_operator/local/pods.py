@@ -140,6 +140,7 @@ class Pods:
             code = await self._follow(pod, pod.process, pipe)
             trouble = {"reason": "Error", "message": f"exit code {code}"} if code else {}
             self._change(pod, phase="Failed" if code else "Succeeded", ready=False, exit_code=code, **trouble)
+        self._folder.forget_memory(pod.view.uid)
         if pod.view.deleting:
             self._pods.pop(pod.view.name, None)
             self._changed()
@@ -190,7 +191,12 @@ class Pods:
         self._tokens[token] = Identity(pod.view.namespace, pod.view.name, pod.view.uid)
         file = self._folder.tokens / pod.view.name
         file.write_text(token)
-        return how, {**how.environment, names.ENV_TOKEN_FILE: str(file)}
+        own = {names.ENV_TOKEN_FILE: str(file)}
+        if names.ENV_FLASH in how.environment:
+            memory = self._folder.memory(pod.view.uid)
+            memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own[names.ENV_FLASH] = str(memory)
+        return how, {**how.environment, **own}
 
     def _recipe(self, raw: Mapping[str, Any]) -> Recipe:
         return recipe(raw, self._machine.outer, self._machine.own, sys.executable)

@@ -75,6 +75,7 @@ async def train(
     """
     run.folder.make()
     await asyncio.to_thread(end_leftovers, run.folder.tokens)
+    run.folder.forget_memories()
     metrics = Metrics()
     cluster = LocalCluster(
         carried_on(run.folder.read("status"), run.job, str(uuid.uuid4()), time.time()),
@@ -108,6 +109,7 @@ async def train(
                     part.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
                 await cluster.close(_GRACE)
+                run.folder.forget_memories()
 
 
 async def _follow(

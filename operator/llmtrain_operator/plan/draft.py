@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmtrain_operator import membership, podset, progress
-from llmtrain_operator.api import EndingStatus, JobSpec, JobStatus
-from llmtrain_operator.conditions import ConditionType, put
+from llmtrain_operator.api import EndingStatus, JobSpec, JobStatus, RoundStatus
+from llmtrain_operator.conditions import ConditionType, put, seconds
 from llmtrain_operator.contract.wire import Directive, Member, Round
 from llmtrain_operator.state import Action, Event, JobView, Observed, Plan, PodView
 
@@ -58,8 +58,17 @@ class Draft:
         stored = self.status.round
         if stored is None:
             return None
-        members = tuple(Member(m.index, m.incarnation, m.pod, m.uid, m.host, m.store_port) for m in stored.members)
-        return Round(stored.number, members, stored.procs_per_member)
+        members = tuple(
+            Member(m.index, m.incarnation, m.pod, m.uid, m.host, m.store_port, m.flash_port) for m in stored.members
+        )
+        chosen = tuple(member.buddies for member in stored.members)
+        return Round(stored.number, members, stored.procs_per_member, chosen, mtbf=self._mtbf(stored))
+
+    def _mtbf(self, stored: RoundStatus) -> float | None:
+        """Mean seconds between failures when the round began."""
+        if not self.status.start_time or not self.status.restarts:
+            return None
+        return max(1.0, (seconds(stored.started_at) - seconds(self.status.start_time)) / self.status.restarts)
 
     @property
     def pods(self) -> dict[str, PodView]:

@@ -7,6 +7,7 @@ from llmtrain_operator.api import CheckpointStatus
 from llmtrain_operator.conditions import short, timestamp
 from llmtrain_operator.contract.wire import Checkpoints, Progress
 from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.flash import restorable
 
 
 def note_checkpoints(run: Draft) -> None:
@@ -83,7 +84,13 @@ def _say_whether_durable(run: Draft) -> None:
 
 
 def _say_whether_protected(run: Draft) -> None:
-    if run.checkpoint_step is not None:
+    flash = run.status.flash
+    if flash and flash.committed_step is not None and flash.copies and restorable(run) is not None:
+        count = "any member" if flash.copies == 1 else f"any {flash.copies} members"
+        run.condition(
+            "Protected", True, "MemoryCopies", f"training survives the loss of {count} without durable storage"
+        )
+    elif run.checkpoint_step is not None:
         text = "after a loss the job goes on from its newest checkpoint"
         run.condition("Protected", True, "DurableCheckpoint", text)
     elif run.resumable:
@@ -92,6 +99,11 @@ def _say_whether_protected(run: Draft) -> None:
     elif run.spec.entrypoint:
         text = "the script has reported no checkpoint: what a lost member costs is up to the script"
         run.condition("Protected", False, "NoCheckpoints", text)
+    elif restorable(run) is not None:
+        text = (
+            "a worker that fails costs nothing, but a lost member means that training begins again: nobody has a copy"
+        )
+        run.condition("Protected", False, "NoCopies", f"{text}; set checkpoint.flash.replicas, or durable.storage")
     else:
         text = "without durable storage a lost member means that training begins again"
         run.condition("Protected", False, "NoStorage", f"{text}; set spec.checkpoint.durable.storage")

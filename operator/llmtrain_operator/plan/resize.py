@@ -15,6 +15,7 @@ from llmtrain_operator.api import EndingStatus
 from llmtrain_operator.conditions import find, seconds, timestamp
 from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.flash import restorable
 from llmtrain_operator.plan.muster import muster
 
 SAVE_PATIENCE = 120.0
@@ -57,7 +58,9 @@ def decide(run: Draft) -> None:
 
 def drained(run: Draft, current: Round) -> frozenset[str]:
     """UIDs of members whose pods are being deleted, as long as they may still save what they have done."""
-    return membership.drained(current, run.pods, run.observed.agents) if run.resumable and run.trains else frozenset()
+    if not run.trains or not (run.resumable or restorable(run) is not None):
+        return frozenset()
+    return membership.drained(current, run.pods, run.observed.agents)
 
 
 def left(run: Draft, current: Round) -> frozenset[str]:
@@ -128,16 +131,18 @@ def judge_size(run: Draft, current: Round) -> Sizing:
     if size == wanted:
         return Sizing(True, False, "AtTarget", f"{size} members, as wanted")
     text = f"{size} of {wanted} wanted members train" if size < wanted else f"{size} members train, {wanted} are wanted"
-    if held := _held(run):
+    if held := _held(run, shrinks=size > wanted):
         return Sizing(False, False, held[0], f"{text}; {held[1]}")
     return Sizing(False, True, "Saving", text) if size > wanted else _growth(run, current, text)
 
 
-def _held(run: Draft) -> tuple[str, str] | None:
+def _held(run: Draft, *, shrinks: bool) -> tuple[str, str] | None:
     """Why a round of the wrong size is left alone, if it is."""
     assert run.status.round is not None
     asked = run.status.round.wanted not in (None, run.wanted)
-    if not run.resumable and not (run.spec.entrypoint and asked):
+    # Those who go take their memory with them; those who come take nothing away.
+    can_go_on = run.resumable or (not shrinks and restorable(run) is not None)
+    if not can_go_on and not (run.spec.entrypoint and asked):
         return "AtNextRound", _without_checkpoints(run)
     if not run.trains:
         return "AfterStart", "the round has only just begun"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtrain_operator import failure, membership, progress
+from llmtrain_operator import buddies, failure, membership, progress
 from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RoundStatus
 from llmtrain_operator.api.status import State
 from llmtrain_operator.conditions import find, seconds, short, timestamp
@@ -11,6 +11,7 @@ from llmtrain_operator.contract.wire import Failure, Member, Round
 from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
+from llmtrain_operator.plan.flash import restorable
 from llmtrain_operator.plan.muster import Muster, muster
 
 
@@ -29,7 +30,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     verdict = failure.judge(found.cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps)
     _record(run, found, verdict)
     run.set(**progress.unnoticed(run.status, run.now))
-    _end(run, "Recovering", run.checkpoint_step)
+    _end(run, "Recovering", _goes_on_at(run))
     if verdict.fatal:
         finish(run, "Failed", verdict.reason, verdict.message)
         return
@@ -45,10 +46,17 @@ def close_round(run: Draft) -> None:
     assert run.status.round.ending is not None
     ending = run.status.round.ending
     run.tell("RoundClosed", f"round {run.status.round.number} ended at step {run.step}: {ending.message}")
-    _end(run, "Resizing", max(run.step, run.checkpoint_step or 0) if run.resumable else None)
+    at = _goes_on_at(run)
+    _end(run, "Resizing", max(run.step, at or 0) if run.resumable or at is not None else None)
     run.condition("Running", False, ending.reason, ending.message)
     if ending.reason == "Resize":
         run.condition("Resizing", True, "NewRound", f"{ending.message}; a new round is about to begin")
+
+
+def _goes_on_at(run: Draft) -> int | None:
+    """The step that the next round goes on at, as far as is known; None: from the beginning."""
+    known = [step for step in (run.checkpoint_step, restorable(run)) if step is not None]
+    return max(known, default=None)
 
 
 def _end(run: Draft, state: State, goes_on_at: int | None) -> None:
@@ -115,7 +123,7 @@ def await_round(run: Draft) -> None:
 
 def _formation(run: Draft, there: Muster) -> membership.Formation:
     waited = _waited(run)
-    if run.resumable and run.status.state in ("Recovering", "Resizing"):
+    if (run.resumable or restorable(run) is not None) and run.status.state in ("Recovering", "Resizing"):
         # Whoever comes later is added then.
         waited = min(waited, there.settled_for)
         patience = membership.REJOIN_PATIENCE if there.returning else 0.0
@@ -143,13 +151,27 @@ def _warn_of_shortage(run: Draft, there: Muster, reason: str) -> None:
         run.tell("BelowMinimum", f"waiting: {reason}", warning=True)
 
 
+def _place(run: Draft, member: Member) -> buddies.Place:
+    """Where it is, the widest domain first."""
+    pod = run.pods.get(member.uid)
+    node = pod.node if pod else ""
+    return (*run.observed.domains.get(node, ("", "")), node)
+
+
 def _begin(run: Draft, chosen: tuple[Member, ...], reason: str) -> None:
     number = run.status.rounds + 1
     members = tuple(
         MemberStatus(
-            index=m.index, incarnation=m.incarnation, pod=m.pod, uid=m.uid, host=m.host, store_port=m.store_port
+            index=m.index,
+            incarnation=m.incarnation,
+            pod=m.pod,
+            uid=m.uid,
+            host=m.host,
+            store_port=m.store_port,
+            flash_port=m.flash_port,
+            buddies=found,
         )
-        for m in chosen
+        for m, found in zip(chosen, buddies.choose([_place(run, m) for m in chosen]), strict=True)
     )
     run.set(
         rounds=number,

@@ -12,6 +12,7 @@ from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.durable import note_checkpoints
 from llmtrain_operator.plan.ends import dismiss, finish, suspend
+from llmtrain_operator.plan.flash import note_flash
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.resize import decide, drained, left, over
@@ -70,6 +71,7 @@ def train(run: Draft) -> None:
 
 def _take_in(run: Draft) -> None:
     """What the members say of training."""
+    note_flash(run)
     note_checkpoints(run)
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
 

@@ -24,6 +24,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 from llmtrain_operator.contract import names
 from llmtrain_trainer.agent.environment import runs_reference_trainer
 from llmtrain_trainer.agent.failures import describe, first_to_fail
+from llmtrain_trainer.agent.flash import AgentFlash
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.orders import Order
@@ -42,12 +43,20 @@ ALONE_LIMIT: Final = 60.0
 class MemberAgent(LocalElasticAgent):
     """Supervises one member's workers through all of its rounds, until stopped.
 
-    `drain` makes the membership hear all that the workers have said so far.
+    `drain` makes the membership hear all that the workers have said so far; `flash` keeps their snapshots, if they
+    take any.
     """
 
-    def __init__(self, spec: WorkerSpec, logs: RankLogs, membership: Membership, drain: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        logs: RankLogs,
+        membership: Membership,
+        drain: Callable[[], None],
+        flash: AgentFlash | None = None,
+    ) -> None:
         super().__init__(spec, logs, shutdown_timeout=membership.environment.grace)
-        self._logs, self._drain = logs, drain
+        self._logs, self._drain, self._flash = logs, drain, flash
         self._membership = membership
         self._reference = runs_reference_trainer(membership.environment.spec)
         self._parting: Parting | None = None  # how this round's workers may end before they are done
@@ -116,6 +125,8 @@ class MemberAgent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         os.environ[names.ENV_ROUND] = str(self._membership.report.round)  # workers inherit this environment
+        if self._flash and self._membership.round:
+            os.environ.update(self._flash.enter(self._membership.round))
         pids: dict[int, Any] = super()._start_workers(worker_group)
         self._groups = set(pids.values())
         self._asked = False

@@ -35,6 +35,8 @@ class Environment:
     token_file: Path
     grace: int
     spec: Mapping[str, Any]
+    job_uid: str = ""
+    flash: Path | None = None
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
@@ -52,6 +54,8 @@ class Environment:
             token_file=Path(_text(environ, names.ENV_TOKEN_FILE)),
             grace=_number(environ, names.ENV_GRACE_SECONDS, "25"),
             spec=_spec(environ),
+            job_uid=environ.get(names.ENV_JOB_UID, ""),
+            flash=Path(environ[names.ENV_FLASH]) if environ.get(names.ENV_FLASH) else None,
         )
 
 

@@ -19,6 +19,7 @@ from torch.distributed.elastic.agent.server.api import WorkerSpec
 from llmtrain_operator.contract import names
 from llmtrain_trainer.agent.elastic import MemberAgent
 from llmtrain_trainer.agent.environment import Environment, EnvironmentIncomplete, threads_per_worker, worker_command
+from llmtrain_trainer.agent.flash import AgentFlash, open_flash
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.progress import ProgressSocket
@@ -48,20 +49,23 @@ def main() -> int:
     except EnvironmentIncomplete as error:
         log.error("%s", error)  # noqa: TRY400 - the message is all there is to say
         return 2
-    membership = Membership(environment)
     with tempfile.TemporaryDirectory(prefix="llmtrain-") as folder:
+        flash = open_flash(environment, Path(folder) / "flash")
+        membership = Membership(environment, flash_port=flash.port if flash else 0)
         socket = Path(folder) / "progress"
         progress = ProgressSocket(socket, membership.on_progress)
         _prepare_workers(environment, socket)
         _obey_signals(membership)
         membership.start()
-        _agent(environment, membership, progress, Path(folder)).run()
+        _agent(environment, membership, progress, flash, Path(folder)).run()
         membership.end()
         membership.close()
     return 0 if membership.report.state == "succeeded" else names.EXIT_STOPPED
 
 
-def _agent(environment: Environment, membership: Membership, progress: ProgressSocket, folder: Path) -> MemberAgent:
+def _agent(
+    environment: Environment, membership: Membership, progress: ProgressSocket, flash: AgentFlash | None, folder: Path
+) -> MemberAgent:
     command = worker_command(environment.spec)
     spec = WorkerSpec(
         role=ROLE,
@@ -72,7 +76,7 @@ def _agent(environment: Environment, membership: Membership, progress: ProgressS
         max_restarts=int(environment.spec.get("recovery", {}).get("maxRestarts", 0)),
     )
     log.info("%s, member %s of %s: %s", environment.pod, environment.index, environment.job, " ".join(command))
-    return MemberAgent(spec, RankLogs(folder), membership, progress.drain)
+    return MemberAgent(spec, RankLogs(folder), membership, progress.drain, flash)
 
 
 def _prepare_workers(environment: Environment, progress_socket: Path) -> None:

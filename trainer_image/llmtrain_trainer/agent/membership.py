@@ -20,9 +20,14 @@ from llmtrain_trainer.agent.orders import Order, decide, newest
 
 
 class Membership:
-    """State and orders of one member. `on_stop` is called once, in the connection's thread, when told to stop."""
+    """State and orders of one member. `round` is the newest that it entered.
 
-    def __init__(self, environment: Environment, on_stop: Callable[[], None] = lambda: None) -> None:
+    `on_stop` is called once, in the connection's thread, when told to stop.
+    """
+
+    def __init__(
+        self, environment: Environment, on_stop: Callable[[], None] = lambda: None, flash_port: int = 0
+    ) -> None:
         self.environment = environment
         self._lock = threading.Lock()
         self._report = Report(
@@ -33,7 +38,9 @@ class Membership:
             incarnation=environment.incarnation,
             host=environment.host,
             state="joining",
+            flash_port=flash_port,
         )
+        self.round: Round | None = None
         self._directive: Directive | None = None
         self._stop_reason: str | None = None
         self._on_stop: Callable[[], None] | None = on_stop
@@ -110,6 +117,7 @@ class Membership:
         failure = self._report.failure
         if failure and failure.round < entered.number:
             failure = None
+        self.round = entered
         self._say(state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure)
 
     def leave(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from llmtrain_operator.contract import names
+from llmtrain_operator.contract import names, wire
 from llmtrain_trainer.checkpoint import exporting, likeness
 from llmtrain_trainer.checkpoint.accord import join_accord
 from llmtrain_trainer.checkpoint.cadence import Cadence, History, Votes, decide, due
@@ -26,7 +26,10 @@ from llmtrain_trainer.checkpoint.storage import open_storage
 from llmtrain_trainer.checkpoint.teller import Teller
 from llmtrain_trainer.config import Config, Durable
 from llmtrain_trainer.distributed import Worker
-from llmtrain_trainer.errors import TrainerError
+from llmtrain_trainer.errors import ConfigError, TrainerError
+from llmtrain_trainer.flash.recall import Recalled
+from llmtrain_trainer.flash.session import Session
+from llmtrain_trainer.flash.sources import Backing
 from llmtrain_trainer.progress import Reporter
 from llmtrain_trainer.signals import Wishes
 
@@ -48,6 +51,7 @@ class Keeper:
         self._saver = self._make_saver(self._catalog, self._durable) if self._catalog and self._durable else None
         self._cadence = Cadence(self._durable.every, self._durable.every_steps) if self._durable else Cadence(0.0)
         self._history = History(0, False, time.monotonic())
+        self._session = Session.open(config, worker, reporter)
         self._state: EngineState | None = None
         self._tokenizer, self._max_steps = config.data.tokenizer, config.training.max_steps
         self._model: dict[str, Any] = {}
@@ -59,7 +63,17 @@ class Keeper:
     # Before the first step
 
     def choose(self) -> Source | None:
-        """What to begin with, None: fresh weights at step 0. Waits for storage that cannot be read."""
+        """What to begin with, None: fresh weights at step 0, or what is in memory. Waits for storage that cannot be
+        read, unless what is in memory is as new."""
+        if self._session is not None:
+            self._reporter.update(phase="restoring")
+            recall = self._session.recall
+            recall.survey()
+            if recall.best and recall.best.step >= recall.durable_step:
+                return None
+        return self._choose_stored()
+
+    def _choose_stored(self) -> Source | None:
         if self._saver is None and self._restore_from is None:
             return None
         self._reporter.update(phase="restoring")
@@ -70,18 +84,78 @@ class Keeper:
         self._opening.load_weights(model, source)
 
     def restore(self, engine: Any, source: Source | None) -> Standing | None:
-        """Bring the engine to the source's checkpoint; where training stood then. None without a checkpoint."""
-        if self._saver is not None or source is not None:
-            self._state = EngineState(engine)
-            self._model = exporting.describe(engine.module, self._tokenizer)
+        """Bring the engine to what is in memory, or to the source's checkpoint; where training stood then. None without
+        either. The flash store is made ready."""
+        self._make_state(engine, needed=self._saver is not None or source is not None)
+        recalled = self._recall(source)
         standing, own = None, False
-        if self._state is not None and source is not None and source.manifest is not None:
-            standing, own = self._restore(self._state, source)
-        elif source is not None:
-            self._teller.tell(restored_step=0, restored_from=source.name)
-            self._teller.say(f"beginning with the weights of {source.name}")
+        if recalled is not None:
+            standing = recalled[1]
+        else:
+            if source is None and self._session is not None:
+                source = self._choose_after_all()
+            if self._state is not None and source is not None and source.manifest is not None:
+                standing, own = self._restore(self._state, source)
+            elif source is not None:
+                self._teller.tell(restored_step=0, restored_from=source.name)
+                self._teller.say(f"beginning with the weights of {source.name}")
         self._history = History(standing.step if standing else 0, own, time.monotonic())
+        if self._session is not None and self._state is not None:
+            self._session.begin(self._state, self._model, recalled[0] if recalled else None)
         return standing
+
+    def _make_state(self, engine: Any, *, needed: bool) -> None:
+        """Where the engine's state lies. One that cannot be saved is an error only where it has to be."""
+        if not needed and self._session is None:
+            return
+        try:
+            self._state = EngineState(engine)
+        except ConfigError as error:
+            if needed:
+                raise
+            self._session = None
+            self._reporter.update(flash=wire.Flash(trouble=str(error)))
+            self._teller.say(f"no snapshots in memory: {error}")
+            return
+        self._model = exporting.describe(engine.module, self._tokenizer)
+
+    def _recall(self, source: Source | None) -> tuple[Recalled, Standing] | None:
+        """From memory, if that is as new as the source."""
+        if self._session is None or self._state is None or self._session.recall.best is None:
+            return None
+        began, backing = time.perf_counter(), None
+        if source and source.own and source.manifest and self._catalog:
+            backing = Backing(self._catalog.storage, source.manifest)
+        at_least = backing.manifest.step if backing else 0
+        recalled = self._session.recall.load(self._state, at_least, backing)
+        for skipped in self._session.recall.skipped:
+            self._teller.say(f"passed over a damaged snapshot: {skipped}")
+        if recalled is None:
+            return None
+        standing = Standing.from_json(recalled.state.get("training"))
+        seconds = time.perf_counter() - began
+        self._teller.tell(
+            restored_step=standing.step,
+            restored_from=recalled.source,
+            restore_seconds=seconds,
+            skipped=recalled.skipped,
+        )
+        self._teller.say(f"going on from {recalled.source}, restored in {seconds:.2f} s")
+        return recalled, standing
+
+    def _choose_after_all(self) -> Source | None:
+        """Storage was not asked, because memory had what is needed, or nothing; if memory failed it is now."""
+        recall = self._session.recall if self._session else None
+        if recall is None or not recall.attempted:
+            return None
+        source = self._choose_stored()
+        if source is None or source.is_model:
+            raise TrainerError(
+                names.REASON_PEER_LOST,
+                f"the snapshots in memory could not be read ({'; '.join(recall.skipped)}), and there is no checkpoint "
+                "in durable storage: training begins again",
+            )
+        return source
 
     def _restore(self, state: EngineState, source: Source) -> tuple[Standing, bool]:
         began = time.perf_counter()
@@ -121,6 +195,7 @@ class Keeper:
             fenced=bool(self._fenced),
             due=is_due,
             failing=failing,
+            **(self._session.votes(step) if self._session else {}),
         )
 
     def settle(self, votes: Votes, standing: Callable[[], Standing]) -> bool:
@@ -130,6 +205,11 @@ class Keeper:
         if action in ("stop", "leave"):
             self._teller.say(f"{why}: this is step {standing().step}")
             return self._save_and_wait(standing()) or action == "stop" or self._saver is None
+        if self._session is not None:
+            stored = standing().to_json()
+            has_snapshot = self._session.settle(votes, self._live_state(), stored, needed=action == "save")
+            if action == "save" and not has_snapshot:
+                action, why = "put off", "there is no room in memory for its snapshot yet"
         if self._saver is None:
             return False
         if action == "save":
@@ -138,14 +218,16 @@ class Keeper:
             self._put_off += 1
             if self._put_off == 1:
                 self._teller.say(f"checkpoint of step {standing().step} put off: {why}")
-        elif not self._prepared:
+        elif not self._prepared and self._session is None:
             self._prepared = True
             self._saver.prepare(self._live_state().pieces())
         return False
 
     def before_update(self) -> None:
         """The optimizer is about to change the state: the copy of it has to be over."""
-        if self._saver is not None:
+        if self._session is not None:
+            self._session.snapshots.before_update()
+        elif self._saver is not None:
             self._saver.staging.before_update()
 
     def finish(self, standing: Standing) -> None:
@@ -155,9 +237,12 @@ class Keeper:
 
     def _save_and_wait(self, standing: Standing) -> bool:
         """Whether this step's checkpoint is in storage in the end."""
+        if self._session is not None or self._saver is not None:
+            self._reporter.update(phase="saving")
+        if self._session is not None:
+            self._session.take_and_wait(self._live_state(), standing.to_json())
         if self._saver is None:
             return False
-        self._reporter.update(phase="saving")
         self._await_outcome(self._saver)
         if not self._history.has(standing.step):
             self._begin(self._saver, standing)
@@ -176,12 +261,18 @@ class Keeper:
         self._prepared = True
         self._began = time.monotonic()
         stored = {"engine": state.scalars(), "training": standing.to_json(), "model": self._model}
-        self._teller.tell(stall_seconds=saver.begin(standing.step, state.pieces(), state.rng(), stored))
+        if self._session is not None and self._session.snapshots.newest == standing.step:
+            segments, data = self._session.snapshots.read(standing.step)
+            saver.write(standing.step, segments, data, state.rng(), stored)
+        else:
+            self._teller.tell(stall_seconds=saver.begin(standing.step, state.pieces(), state.rng(), stored))
 
     def _note_outcome(self) -> None:
         outcome = self._saver.take() if self._saver else None
         if outcome is None:
             return
+        if self._session is not None:
+            self._session.release(outcome.step if outcome.committed else None)
         if self._put_off:
             self._teller.say(f"the checkpoint of step {outcome.step} put off the next by {self._put_off} steps")
             self._put_off = 0

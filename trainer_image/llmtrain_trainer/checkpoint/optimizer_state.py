@@ -30,6 +30,16 @@ def describe(held: Sequence[Flat]) -> dict[str, Any]:
     return {"type": type(held[0].optimizer).__name__, "tensors": tensors, "numbers": numbers}
 
 
+def expected_tensors(held: Sequence[Flat]) -> int:
+    """How many tensors per weight the optimizer will keep, where it has none yet: a good guess, by its settings."""
+    if not held:
+        return 0
+    settings = held[0].optimizer.defaults
+    if "betas" in settings:  # the Adam family: a first and a second moment
+        return 3 if settings.get("amsgrad") else 2
+    return 1 if settings.get("momentum", 1) else 0
+
+
 def tensor_states(held: Sequence[Flat], flats: Sequence[Flat]) -> dict[str, list[tuple[Flat, torch.Tensor]]]:
     """For each tensor state that any of `held` has: `flats` with theirs, zeros where one was never updated."""
     found = [(flat, _tensors(flat)) for flat in flats]

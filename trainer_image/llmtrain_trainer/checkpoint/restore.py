@@ -7,28 +7,24 @@ one checkpoint, each byte checked, or every rank raises the same error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import functools
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint import pretrained
 from llmtrain_trainer.checkpoint.catalog import Catalog, step_directory
-from llmtrain_trainer.checkpoint.layout import CHUNK, LayoutError, Read, plan_reads
+from llmtrain_trainer.checkpoint.filling import fill as fill_from
+from llmtrain_trainer.checkpoint.layout import LayoutError
 from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest
-from llmtrain_trainer.checkpoint.pieces import Piece, as_bytes
+from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.shardfile import ShardReader
 from llmtrain_trainer.checkpoint.state import EngineState
 from llmtrain_trainer.checkpoint.storage import Storage, StorageError, open_storage
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import ConfigError, TrainerError
-
-_THREADS: Final = 4
-"""Streams that a rank reads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +112,8 @@ def load(state: EngineState, source: Source, worker: Worker) -> dict[str, Any]:
     state.load(manifest.state["engine"], fill)
     if generators:
         state.load_rng(generators[0])
-    else:  # another world size: other numbers than those already drawn, as far as that can be had
-        torch.manual_seed(torch.initial_seed() ^ (manifest.step << 32))
+    else:
+        state.reseed(manifest.step)
     return manifest.state
 
 
@@ -136,7 +132,7 @@ def _attempt(
     try:
         if manifest.world_size == worker.world_size:
             generators.append(ShardReader(storage, manifest.shards[worker.rank]).extras["rng"])
-        _read(storage, manifest, pieces)
+        fill_from([functools.partial(ShardReader, storage, entry) for entry in manifest.shards], pieces)
     except Damaged as error:
         return _Trouble("damaged", error.name, error.why)
     except LayoutError as error:
@@ -157,38 +153,6 @@ def _raise_worst(troubles: list[_Trouble], source: Source) -> None:
             f"{source.name} does not hold what this job needs: {trouble.message}; give the job the model and the "
             "training.optimizer that the checkpoint was made with, or another storage",
         )
-
-
-def _read(storage: Storage, manifest: Manifest, pieces: list[Piece]) -> None:
-    """Fill the pieces. Raises `Damaged`, `LayoutError`, `StorageError`."""
-    with ThreadPoolExecutor(_THREADS, "restore") as pool:
-        shards = list(pool.map(lambda entry: ShardReader(storage, entry).segments, manifest.shards))
-        reads = plan_reads([piece.segment for piece in pieces], shards)
-        targets = [as_bytes(piece.tensor) for piece in pieces]
-        each = -(-len(reads) // _THREADS) or 1
-        parts = [reads[at : at + each] for at in range(0, len(reads), each)]
-        list(pool.map(lambda part: _read_part(storage, manifest, part, targets), parts))
-
-
-def _read_part(storage: Storage, manifest: Manifest, reads: Sequence[Read], targets: list[torch.Tensor]) -> None:
-    scratch = torch.empty(CHUNK, dtype=torch.uint8)
-    for shard, group in groupby(reads, key=lambda read: read.shard):
-        reader = ShardReader(storage, manifest.shards[shard])
-        for read in group:
-            _carry_out(reader, read, targets, scratch)
-
-
-def _carry_out(reader: ShardReader, read: Read, targets: list[torch.Tensor], scratch: torch.Tensor) -> None:
-    first = read.copies[0]
-    target = targets[first.wanted][first.target : first.target + first.length]
-    if len(read.copies) == 1 and target.device.type == "cpu":
-        reader.read_into(read.offset, memoryview(target.numpy()))  # type: ignore[arg-type]  # numpy's typing on 3.11
-        return
-    reader.read_into(read.offset, memoryview(scratch[: read.length].numpy()))  # type: ignore[arg-type]
-    for copy in read.copies:
-        begin = copy.source - read.offset
-        part = targets[copy.wanted][copy.target : copy.target + copy.length]
-        part.copy_(scratch[begin : begin + copy.length])
 
 
 def _newest(catalog: Catalog, *, own: bool, below: int | None = None, skipped: tuple[str, ...] = ()) -> Source | None:

@@ -44,6 +44,7 @@ class _Job:
     n: int
     step: int
     segments: Sequence[Segment]
+    data: Callable[[], memoryview]
     rng: dict[str, Any]
     state: dict[str, Any]
     began: float
@@ -87,15 +88,36 @@ class Saver:
 
         Every rank calls this for the same steps in the same order. `state` counts on rank 0, `rng` is each rank's own.
         """
-        if self.busy:
-            raise AssertionError("the last copy is still being written")
         began = time.perf_counter()
+        self._check_idle()
         segments = self.staging.copy(pieces)
         stall = time.perf_counter() - began
-        self._count += 1
-        job = _Job(self._count, step, segments, rng, state, began)
-        self._run(lambda: self._finish(job))
+        self._start(step, segments, self.staging.data, rng, state, began)
         return stall
+
+    def write(
+        self, step: int, segments: Sequence[Segment], data: memoryview, rng: dict[str, Any], state: dict[str, Any]
+    ) -> None:
+        """As `begin`, of a copy that is there already and stays as it is for as long as the saver is busy."""
+        self._check_idle()
+        self._start(step, segments, lambda: data, rng, state, time.perf_counter())
+
+    def _check_idle(self) -> None:
+        if self.busy:
+            raise AssertionError("the last copy is still being written")
+
+    def _start(
+        self,
+        step: int,
+        segments: Sequence[Segment],
+        data: Callable[[], memoryview],
+        rng: dict[str, Any],
+        state: dict[str, Any],
+        began: float,
+    ) -> None:
+        self._count += 1
+        job = _Job(self._count, step, segments, data, rng, state, began)
+        self._run(lambda: self._finish(job))
 
     def take(self) -> Outcome | None:
         """How the newest save ended; None if it is still going on, or was taken before."""
@@ -180,7 +202,7 @@ class Saver:
         began = time.perf_counter()
         name = shard_name(job.step, self.fence, self._writer.rank)
         try:
-            entry = write_shard(self._catalog.storage, name, job.segments, self.staging.data(), {"rng": job.rng})
+            entry = write_shard(self._catalog.storage, name, job.segments, job.data(), {"rng": job.rng})
         except StorageError as error:
             self._accord.say_failure(job.n, error)
         else:

@@ -10,11 +10,13 @@ computed before the checkpoint was committed. xxh3 is against damage; it does no
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from llmtrain_trainer.checkpoint.chunks import Chunks
 from llmtrain_trainer.checkpoint.layout import CHUNK, Segment
 from llmtrain_trainer.checkpoint.manifest import FORMAT, Damaged, NewerFormat, ShardEntry, digest
 from llmtrain_trainer.checkpoint.storage import Storage
@@ -67,77 +69,19 @@ class _Writing:
         yield memoryview(self.tail)
 
 
-class ShardReader:
-    """A shard of a committed checkpoint. Nothing that it hands out is unproved.
+class ShardReader(Chunks):
+    """A shard of a committed checkpoint.
 
     `segments` and `extras` are those of `write_shard`; `size` is the number of bytes of data.
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
         """Reads the index. Raises `Damaged` or `NewerFormat`, and `StorageError` if it cannot tell."""
-        self._storage, self._name = storage, entry.name
         index = _read_index(storage, entry)
         self.segments = tuple(Segment.from_json(raw) for raw in index["segments"])
         self.extras: dict[str, Any] = index["extras"]
-        self.size: int = index["dataSize"]
-        self._chunk: int = index["chunkSize"]
-        self._digests: list[str] = index["chunks"]
-        self._kept = -1
-        self._kept_data = memoryview(b"")
-
-    def read_into(self, offset: int, into: memoryview) -> None:
-        """Fill `into` with the data from byte `offset` on, checking every chunk that it touches.
-
-        Whole chunks go straight into `into`. The chunk that was read last is kept, so reads in ascending order read
-        each chunk once. Not for several threads at once. Raises `Damaged` (what is in `into` is then worthless) or
-        `StorageError`, and ValueError for a range outside the data.
-        """
-        if not 0 <= offset <= offset + into.nbytes <= self.size:
-            raise ValueError(f"{self._name} has {self.size} bytes of data, not {offset + into.nbytes}")
-        left = into.cast("B") if into.nbytes else memoryview(b"")
-        while left:
-            number, inside = divmod(offset, self._chunk)
-            length = self._length(number)
-            if not inside and len(left) >= length:
-                self._fetch(number, left[:length])
-                taken = length
-            else:
-                part = self._cached(number)[inside : inside + len(left)]
-                taken = len(part)
-                left[:taken] = part
-            offset, left = offset + taken, left[taken:]
-
-    def damage(self) -> tuple[str, ...]:
-        """Every chunk that is not what it was, each as `chunk 3 of 9: why`; empty if all is well."""
-        found = []
-        room = memoryview(bytearray(min(self._chunk, self.size)))
-        for number in range(len(self._digests)):
-            try:
-                self._fetch(number, room[: self._length(number)])
-            except Damaged as damaged:
-                found.append(damaged.why)
-        return tuple(found)
-
-    def _length(self, number: int) -> int:
-        return min(self._chunk, self.size - number * self._chunk)
-
-    def _cached(self, number: int) -> memoryview:
-        if number != self._kept:
-            self._kept = -1
-            if not self._kept_data:
-                self._kept_data = memoryview(bytearray(min(self._chunk, self.size)))
-            self._fetch(number, self._kept_data[: self._length(number)])
-            self._kept = number
-        return self._kept_data[: self._length(number)]
-
-    def _fetch(self, number: int, into: memoryview) -> None:
-        """Read chunk `number` into a place of its length, and prove what lies there then."""
-        where = f"chunk {number + 1} of {len(self._digests)}"
-        count = self._storage.read_into(self._name, number * self._chunk, into)
-        if count < len(into):
-            raise Damaged(self._name, f"{where}: it ends {len(into) - count} bytes early")
-        if digest(into) != self._digests[number]:
-            raise Damaged(self._name, f"{where}: its bytes do not have their checksum")
+        fetch = functools.partial(storage.read_into, entry.name)
+        super().__init__(entry.name, index["dataSize"], index["chunkSize"], index["chunks"], fetch)
 
 
 def _read_index(storage: Storage, entry: ShardEntry) -> dict[str, Any]:

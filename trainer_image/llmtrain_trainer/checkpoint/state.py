@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 import torch.distributed
 
 from llmtrain_operator.contract import names
@@ -61,13 +62,33 @@ class EngineState:
         `parameters` has the shape of each trained parameter, `weights` the shape and element type of each frozen one
         and each persistent buffer.
         """
+        return self.shapes() | self.numbers()
+
+    def shapes(self) -> dict[str, Any]:
+        """The part of `scalars` that never changes."""
+        return {"parameters": self._trained, "weights": self._untrained.describe()}
+
+    def numbers(self) -> dict[str, Any]:
+        """The part of `scalars` that changes with each step."""
         return {
-            "parameters": self._trained,
-            "weights": self._untrained.describe(),
             "optimizer": optimizer_state.describe(self._sharding.held()),
             "counters": {name: getattr(self._engine, name) for name in _COUNTERS},
             "lossScaler": scaler.describe(self._engine),
         }
+
+    def identity(self) -> tuple[int, ...]:
+        """Where the state lies in memory: `pieces` are the same views as long as this is the same."""
+        tensors = [tensor for flat in self._sharding.held() for tensor in (flat.master, *flat.state.values())]
+        tensors += [piece.tensor for piece in self._untrained.owned()]
+        return tuple(tensor.data_ptr() for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+    def expected(self) -> list[Piece]:
+        """Pieces as many and as large as `pieces` will be when the optimizer has made its state in the first step."""
+        owned = self._sharding.owned()
+        if any(flat.state for flat in owned):
+            return self.pieces()
+        masters = [piece for flat in owned for piece in flat.masters()]
+        return masters * (1 + optimizer_state.expected_tensors(self._sharding.held())) + self._untrained.owned()
 
     def rng(self) -> dict[str, Any]:
         """This rank's random generators, as JSON: Python, numpy, torch on the CPU and the accelerator."""
@@ -76,6 +97,10 @@ class EngineState:
     def load_rng(self, stored: dict[str, Any]) -> None:
         """Go on with the generators of `rng()`."""
         rng.load(stored)
+
+    def reseed(self, step: int) -> None:
+        """Where another world size has other ranks: other numbers than those already drawn, as far as can be had."""
+        torch.manual_seed(torch.initial_seed() ^ (step << 32))
 
     def load(self, scalars: dict[str, Any], fill: Fill) -> None:
         """Make the engine what `scalars()` and the stored pieces say. Collective.

@@ -1,0 +1,89 @@
+"""What the members say of snapshots in memory, as status; and what the job could go on from with the members left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from llmtrain_operator import progress
+from llmtrain_operator.api import FlashStatus, HolderStatus, RoundStatus
+from llmtrain_operator.conditions import short
+from llmtrain_operator.contract.wire import Flash, Progress
+from llmtrain_operator.plan.draft import Draft
+
+LAG = 20
+"""Snapshots that the committed step may be behind before the job counts as degraded."""
+
+
+def note_flash(run: Draft) -> None:
+    """Take in what the current round's members say."""
+    told = next((p for p in progress.said(run.status, run.observed.agents) if p.flash), None)
+    if told is None or told.flash is None or run.status.round is None:
+        return
+    old = run.status.flash or FlashStatus()
+    run.set(flash=_newer(old, told, told.flash, run.status.round))
+    _say_whether_degraded(run)
+
+
+def restorable(run: Draft) -> int | None:
+    """The step that the members which are left can restore together, None if there is none."""
+    flash = run.status.flash
+    if flash is None or flash.committed_step is None or not flash.holders:
+        return None
+    return flash.committed_step if covered(flash, _living(run)) else None
+
+
+def covered(flash: FlashStatus, living: Collection[str]) -> bool:
+    """Whether every member's snapshot lies in the memory of one of the living."""
+    return all(
+        holder.uid in living or any(buddy in living for buddy in holder.buddies[: flash.copies])
+        for holder in flash.holders
+    )
+
+
+def _living(run: Draft) -> frozenset[str]:
+    pods, agents = run.pods, run.observed.agents
+    return frozenset(
+        uid
+        for uid, agent in agents.items()
+        if agent.connected and uid in pods and not pods[uid].deleting and pods[uid].phase == "Running"
+    )
+
+
+def _newer(old: FlashStatus, told: Progress, said: Flash, stored: RoundStatus) -> FlashStatus:
+    holders, committed, copies = old.holders, old.committed_step, old.copies
+    if said.committed is not None:
+        uids = [member.uid for member in stored.members]
+        committed, copies = said.committed, said.copies
+        holders = tuple(
+            HolderStatus(uid=member.uid, buddies=tuple(uids[buddy] for buddy in member.buddies if buddy < len(uids)))
+            for member in stored.members
+        )
+    elif said.kept is None and told.phase not in progress.BEFORE_TRAINING:
+        holders, committed, copies = (), None, 0  # of the rounds before nothing is left
+    return FlashStatus(
+        step=said.step,
+        committed_step=committed,
+        copies=copies,
+        stall_seconds=None if said.stall_seconds is None else round(said.stall_seconds, 4),
+        size=said.size,
+        every=said.every,
+        reason=short(said.reason),
+        put_off=said.put_off,
+        trouble=short(said.trouble),
+        round=told.round,
+        holders=holders,
+    )
+
+
+def _say_whether_degraded(run: Draft) -> None:
+    flash = run.status.flash
+    if flash is None:
+        return
+    behind = (flash.step or 0) - (flash.committed_step or 0)
+    if flash.trouble:
+        run.condition("Degraded", True, "NoSnapshots", flash.trouble)
+    elif flash.step is not None and behind > LAG * (flash.every or 1):
+        text = f"the step that members can restore together is over {LAG} snapshots behind: copies do not keep up"
+        run.condition("Degraded", True, "ReplicaLagging", text)
+    else:
+        run.condition("Degraded", False, "AsExpected", "snapshots are taken and copied")

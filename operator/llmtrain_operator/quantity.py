@@ -1,0 +1,31 @@
+"""Kubernetes quantities of memory. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Any, Final
+
+PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+_BINARY: Final = {f"{letter}i": 1024 ** (power + 1) for power, letter in enumerate("KMGTPE")}
+_DECIMAL: Final = {letter: 1000 ** (power + 1) for power, letter in enumerate("kMGTPE")}
+_FACTORS: Final = {"": Fraction(1), "m": Fraction(1, 1000)} | {
+    suffix: Fraction(factor) for suffix, factor in (_BINARY | _DECIMAL).items()
+}
+
+
+def parse(quantity: Any) -> int | None:
+    """Bytes, rounded up; None for what is no quantity of the usual forms."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-zA-Z]{0,2})", str(quantity).strip())
+    if found is None or found[2] not in _FACTORS:
+        return None
+    return math.ceil(Fraction(found[1]) * _FACTORS[found[2]])
+
+
+def show(count: int) -> str:
+    """The shortest exact form."""
+    for suffix in ("Gi", "Mi", "Ki"):
+        if count % _BINARY[suffix] == 0:
+            return f"{count // _BINARY[suffix]}{suffix}"
+    return str(count)

@@ -1,0 +1,116 @@
+"""The shards of one edition, opened wherever the planner found them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llmtrain_trainer.checkpoint import filling
+from llmtrain_trainer.checkpoint.layout import LayoutError, Segment, plan_reads
+from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
+from llmtrain_trainer.checkpoint.pieces import Piece
+from llmtrain_trainer.checkpoint.shardfile import ShardReader
+from llmtrain_trainer.checkpoint.storage import Storage, StorageError
+from llmtrain_trainer.flash.header import CHUNK, Edition
+from llmtrain_trainer.flash.planner import Location, Shards
+from llmtrain_trainer.flash.protocol import Pass, PeerGone
+from llmtrain_trainer.flash.shards import LocalShard, PeerShard, open_local
+from llmtrain_trainer.flash.store import Store
+
+T = TypeVar("T")
+
+
+class BadSource(Exception):  # noqa: N818 - it says what happened
+    """A shard cannot be had from where the planner took it."""
+
+    def __init__(self, location: Location, why: object) -> None:
+        super().__init__(f"{location.name}: {why}")
+        self.location = location
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """A checkpoint in durable storage: of the same edition, its shards are as good as those in memory."""
+
+    storage: Storage
+    manifest: Manifest
+
+    @property
+    def edition(self) -> Edition:
+        """What it is of."""
+        return Edition(self.manifest.step, self.manifest.round, self.manifest.world_size)
+
+
+class Sources:
+    """For one reader. `member`: the reader's own, whose store is `store`; `by` lets it into the others'."""
+
+    def __init__(self, shards: Shards, store: Store, member: int, by: Pass, backing: Backing | None) -> None:
+        self._shards, self._store, self._member, self._by, self._backing = shards, store, member, by, backing
+        self.used: set[Location] = set()
+
+    def state(self) -> dict[str, Any]:
+        """What is the same on every rank. Raises `BadSource`."""
+        location = self._shards[0][0]
+        if location.member is None and self._backing:
+            return self._backing.manifest.state
+        inner = self._open(0).inner
+        if isinstance(inner, ShardReader):
+            raise AssertionError("a manifest was at hand")  # noqa: TRY004 - a fault of ours, not of an argument
+        return inner.header.state
+
+    def rng(self, rank: int) -> dict[str, Any]:
+        """A rank's generators. Raises `BadSource`."""
+        inner = self._open(rank).inner
+        found: dict[str, Any] = inner.extras["rng"] if isinstance(inner, ShardReader) else inner.header.rng
+        return found
+
+    def fill(self, pieces: list[Piece], rank: int) -> None:
+        """Fill a rank's pieces, from its own shard alone if that has them all. Raises `BadSource`, `LayoutError`."""
+        ranks: Iterable[int] = range(len(self._shards))
+        if rank < len(self._shards):
+            try:
+                plan_reads([piece.segment for piece in pieces], [self._open(rank).segments])
+                ranks = [rank]
+            except LayoutError:
+                pass
+        filling.fill([functools.partial(self._open, each) for each in ranks], pieces, CHUNK)
+
+    def _open(self, rank: int) -> _Guarded:
+        location = self._shards[rank][0]
+        shard = _guard(location, lambda: self._reader(location, rank))
+        self.used.add(location)
+        return _Guarded(location, shard)
+
+    def _reader(self, location: Location, rank: int) -> _Inner:
+        if location.member is None:
+            if self._backing is None:
+                raise AssertionError("the planner was told of no durable checkpoint")
+            return ShardReader(self._backing.storage, self._backing.manifest.shards[rank])
+        if location.member == self._member:
+            return open_local(self._store, location.entry)
+        if not location.address:
+            raise PeerGone("its agent hands out nothing")
+        return PeerShard(location.address, self._by, location.entry)
+
+
+_Inner = LocalShard | PeerShard | ShardReader
+
+
+class _Guarded:
+    """A shard whose failures tell where it was taken from."""
+
+    def __init__(self, location: Location, inner: _Inner) -> None:
+        self._location, self.inner = location, inner
+        self.segments: tuple[Segment, ...] = tuple(inner.segments)
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        _guard(self._location, lambda: self.inner.read_into(offset, into))
+
+
+def _guard(location: Location, do: Callable[[], T]) -> T:
+    try:
+        return do()
+    except (Damaged, NewerFormat, PeerGone, StorageError, OSError) as error:
+        raise BadSource(location, error) from error
