@@ -6,76 +6,16 @@ import dataclasses
 
 import pytest
 
-from llmtrain_operator.api import FailureStatus, JobStatus
-from llmtrain_operator.conditions import find, timestamp
+from llmtrain_operator.api import FailureStatus
+from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Checkpoints, Failure, Progress
 from llmtrain_operator.plan.resize import GROWTH_PATIENCE, SAVE_PATIENCE
-from llmtrain_operator.state import AgentView, CreatePod, DeletePod, Observed
-from tests.support.planner import NOW, agent, condition, pod, step
+from llmtrain_operator.state import AgentView, CreatePod, DeletePod
+from tests.support.elastic import NODES, Job, gone, silent, training
+from tests.support.planner import NOW, agent, condition, pod
 
-STORAGE = {"durable": {"storage": "pvc://c/j"}}
-NODES = {"min": 2, "max": 3, "desired": 3}
 FULL = {"error": "pvc://c/j: no space left on device", "error_reason": names.REASON_STORAGE_FULL}
-
-
-def training(index: int, number=1, at=40, *, checkpoints: Checkpoints | None = None, **fields) -> AgentView:
-    """An agent whose workers train, and which offers a store for the next round."""
-    said = checkpoints or Checkpoints(step=30)
-    progress = Progress(index, number, step=at, max_steps=1000, step_seconds=1.0, checkpoints=said)
-    return agent(index, "running", number, store_port=5000 + index, progress=progress, **fields)
-
-
-def gone(index: int, number=1, **fields) -> AgentView:
-    """An agent whose workers have left the round as they were asked to."""
-    return agent(index, "joining", number, **fields)
-
-
-def silent(view: AgentView, seconds=3.0) -> AgentView:
-    """The same agent, lost from sight."""
-    return dataclasses.replace(view, connected=False, silent_for=seconds, detail="no heartbeat for 3.1 s")
-
-
-class Job:
-    """A job with durable storage and nodes 2..3, in round 1 with three members at step 40; `look` makes one pass."""
-
-    def __init__(self, report=training, **fields) -> None:
-        self.fields = {"nodes": NODES, "checkpoint": STORAGE} | fields
-        self.now = NOW
-        self.status = JobStatus(incarnations={"0": 1, "1": 1, "2": 1})
-        self.look(*map(agent, range(3)), after=0)
-        self.look(*map(report, range(3)))
-        assert self.status.state == "Running"
-
-    def look(self, *agents: AgentView, pods=None, after=1.0):
-        self.now += after
-        there = tuple(map(pod, range(3))) if pods is None else tuple(pods)
-        seen = Observed(there, {view.uid: view for view in agents}, children_applied=True)
-        self.decided = step(self.status, seen, now=self.now, **self.fields)
-        if not self.decided.actions:
-            again = step(self.decided.status, seen, now=self.now, **self.fields)
-            assert again.status == self.decided.status, "a pass that is repeated decides the same"
-        self.status = self.decided.status
-        return self.decided
-
-    @property
-    def members(self) -> list[int]:
-        return [member.index for member in self.status.round.members] if self.status.round else []
-
-    @property
-    def told(self) -> dict[str, str]:
-        return {uid: directive.action for uid, directive in self.decided.directives.items()}
-
-    @property
-    def events(self) -> list[str]:
-        return [event.reason for event in self.decided.events]
-
-    @property
-    def creates(self) -> list[CreatePod]:
-        return [action for action in self.decided.actions if isinstance(action, CreatePod)]
-
-    def message(self, kind) -> str:
-        return find(self.status.conditions, kind).message
 
 
 # --- smaller at once ------------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
-"""`llmtrain checkpoints`: look at a job's durable checkpoints, prove them, export one as a model.
+"""`llmtrain checkpoints`: look at a job's checkpoints, prove and remove them, export one.
 
-The storage is reached from where the job's members reach it: a short-lived pod with their claims, service account and
-references to secrets runs the trainer image's own tool; its output is passed on, and so is its exit code.
+Those in memory are worked on in the members (`memory.py`). The storage of durable ones is reached from where the job's
+members reach it: a short-lived pod with their claims, service account and references to secrets runs the trainer
+image's own tool; its output is passed on, and so is its exit code.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import secrets
 import subprocess
@@ -22,11 +22,13 @@ import click
 
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.api.validation import parse
+from llmtrain_operator.cli import memory as snapshots
 from llmtrain_operator.cli.access import Access, job_options, run
 from llmtrain_operator.cli.completion import job_argument
+from llmtrain_operator.cli.members import trainer_here
 from llmtrain_operator.cli.status import find
 from llmtrain_operator.cli.toolpod import MEMORY, Tool, exit_code, image_of, tool_pod, trouble_of
-from llmtrain_operator.contract import names, uris
+from llmtrain_operator.contract import uris
 from llmtrain_operator.local.folder import root
 from llmtrain_operator.ports import Rejected, Unavailable
 from llmtrain_operator.state import JobView
@@ -36,36 +38,56 @@ if TYPE_CHECKING:
 
 _INTERVAL: Final = 0.5
 _TOOL: Final = "llmtrain_trainer.checkpoint"
+_DURABLE: Final = "durable"
+_MEMORY: Final = "memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Which checkpoints: a job's, or those of a storage that can be reached from here."""
+    """Which checkpoints: a job's, or those of a storage that can be reached from here.
+
+    `tier`: "durable", or "memory" for the snapshots that the job's members have in their memory.
+    """
 
     name: str | None
     storage: str | None
     image: str | None
     access: Access
+    tier: str = _DURABLE
+
+    @property
+    def in_memory(self) -> str | None:
+        """The job whose snapshots in memory are meant; None: durable checkpoints are."""
+        return self.name if self.tier == _MEMORY else None
 
 
 @click.group()
 def checkpoints() -> None:
-    """Look at a job's durable checkpoints, prove them, export one as a model."""
+    """Look at a job's checkpoints, prove and remove them, export one.
+
+    Durable ones, as a model; with --tier memory the snapshots in its members' memory, as a durable checkpoint.
+    """
 
 
 def _where(command: Callable[..., None]) -> Callable[..., None]:
     """The argument NAME and the options that say which checkpoints, given to the command as one argument `where`."""
 
     def called(
-        *args: Any, name: str | None, storage: str | None, image: str | None, access: Access, **rest: Any
+        *args: Any, name: str | None, storage: str | None, image: str | None, tier: str, access: Access, **rest: Any
     ) -> None:
         if (name is None) == (storage is None):
             raise click.UsageError("give either NAME or --storage")
-        command(*args, where=Where(name, storage, image, access), **rest)
+        if tier == _MEMORY and (storage or image):
+            raise click.UsageError("--tier memory is in a job's members: it goes with neither --storage nor --image")
+        command(*args, where=Where(name, storage, image, access, tier), **rest)
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__click_params__ = list(getattr(command, "__click_params__", ()))  # type: ignore[attr-defined]
     decorated: Any = job_options(called)
+    tiers = click.Choice([_DURABLE, _MEMORY])
+    decorated = click.option("--tier", type=tiers, default=_DURABLE, show_default=True, help="Where they lie.")(
+        decorated
+    )
     decorated = click.option("--image", help="Trainer image of the pod. Default: the members'.")(decorated)
     decorated = click.option("--storage", metavar="URI", help="Not a job's: file:///path or s3://bucket/prefix.")(
         decorated
@@ -79,6 +101,8 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
 @_where
 def ls(*, as_json: bool, where: Where) -> None:
     """List the checkpoints: step, age, size, workers, and whether they are whole as far as that shows."""
+    if where.in_memory:
+        sys.exit(run(snapshots.look(where.access, where.in_memory, "ls", None, as_json=as_json)))
     sys.exit(work(where, "ls", ["--json"] if as_json else []))
 
 
@@ -88,8 +112,21 @@ def ls(*, as_json: bool, where: Where) -> None:
 @_where
 def verify(*, step: int | None, as_json: bool, where: Where) -> None:
     """Read every byte of the checkpoints and name what is damaged. Exit code 1 if anything is."""
+    if where.in_memory:
+        sys.exit(run(snapshots.look(where.access, where.in_memory, "verify", step, as_json=as_json)))
     options = ["--json"] if as_json else []
     sys.exit(work(where, "verify", options if step is None else [*options, "--step", str(step)]))
+
+
+@checkpoints.command()
+@click.option("--step", type=click.IntRange(min=0), required=True, help="Which one.")
+@click.option("--force", is_flag=True, help="Even if no valid durable checkpoint is left.")
+@_where
+def rm(*, step: int, force: bool, where: Where) -> None:
+    """Remove a checkpoint, or in memory all snapshots of its step."""
+    if where.in_memory:
+        sys.exit(run(snapshots.remove(where.access, where.in_memory, step)))
+    sys.exit(work(where, "rm", ["--step", str(step), *(["--force"] if force else [])]))
 
 
 @checkpoints.command()
@@ -97,13 +134,24 @@ def verify(*, step: int | None, as_json: bool, where: Where) -> None:
 @click.option("--step", type=click.IntRange(min=0), help="Which one. Default: the newest valid.")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Default: as it was trained.")
 @click.option("--tokenizer", metavar="PLACE", help="Where it lies now. Default: where the job had it.")
-@click.option("--memory", metavar="QUANTITY", default="4Gi", show_default=True, help="For the whole model, in a pod.")
+@click.option("--memory", metavar="QUANTITY", help=f"For the whole model, in a pod. Default: {MEMORY}.")
+@click.option("--force", is_flag=True, help="From memory: even if workers may be saving there.")
 @_where
-def export(*, to: str, step: int | None, dtype: str | None, tokenizer: str | None, memory: str, where: Where) -> None:
-    """Write a checkpoint's model as a Hugging Face directory, with its tokenizer."""
-    given = {"--step": step, "--dtype": dtype, "--tokenizer": tokenizer}
+def export(*, to: str, step: int | None, memory: str | None, force: bool, where: Where, **model: str | None) -> None:
+    """Write a checkpoint's model as a Hugging Face directory, with its tokenizer.
+
+    With --tier memory: write the newest snapshots that are complete as a durable checkpoint to the storage PLACE
+    (pvc:// of a claim that the members have, s3:// or file://), from which a job restores.
+    """
+    if where.in_memory:
+        if memory or any(model.values()):
+            raise click.UsageError("--tier memory writes a checkpoint, no model: no --dtype, --tokenizer or --memory")
+        sys.exit(run(snapshots.export(where.access, where.in_memory, to, step, force=force)))
+    if force:
+        raise click.UsageError("--force goes with --tier memory")
+    given = {"--step": step} | {f"--{name}": value for name, value in model.items()}
     options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    sys.exit(work(where, "export", options, Target(to, memory)))
+    sys.exit(work(where, "export", options, Target(to, memory or MEMORY)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +185,7 @@ def storage_of(job: dict[str, Any]) -> str:
 
 
 def _here(arguments: Sequence[str], volumes: Path) -> int:
-    if importlib.util.find_spec("llmtrain_trainer") is None or importlib.util.find_spec("obstore") is None:
-        raise click.ClickException("the trainer is not installed here: pip install 'llmtrain[trainer]'")
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": paths, names.ENV_VOLUMES: str(volumes)}
+    environment = trainer_here(volumes)
     return subprocess.run([sys.executable, "-m", _TOOL, *arguments], env=environment, check=False).returncode
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from kubernetes.aio import config as kube_config
 
 from llmtrain_operator.cluster.client import Client, connect
 from llmtrain_operator.cluster.evidence import Evidence
+from llmtrain_operator.cluster.execution import Executed, execute
 from llmtrain_operator.cluster.projections import pod_view
 from llmtrain_operator.cluster.resources import EVENTS, JOBS, PODS
 from llmtrain_operator.contract import names
@@ -94,6 +95,11 @@ class UserCluster:
             async for line in lines:
                 when, _, text = line.decode(errors="replace").partition(" ")
                 yield when, text
+
+    async def execute(self, namespace: str, pod: str, command: Sequence[str]) -> Executed:
+        """Run a command in a member's container to its end; needs the right to `pods/exec`."""
+        # A connection of its own, to the same server by the same login.
+        return await execute(self._client._api.configuration, PODS.path(namespace, pod, "exec"), command)
 
 
 @contextlib.asynccontextmanager

@@ -183,11 +183,14 @@ class Directive:
     `run`: be in `round`. `wait`: be in no round: end the workers at once if there are any, and join. `save`: be in no
     round, but let the workers end by themselves at a step boundary, once their state is in durable storage. `stop`: end
     the workers with grace, then exit. Without any directive (the coordinator has just started, say) an agent goes on.
+    `persist`, with `stop`: the UID of the pod that is to bring what is in the members' memory to durable storage before
+    it exits; the others hand out theirs until then. Empty: there is nothing that is not there already.
     """
 
     action: Action
     reason: str
     round: Round | None = None
+    persist: str = ""
     version: int = WIRE_VERSION
 
 

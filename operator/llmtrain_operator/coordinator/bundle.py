@@ -37,9 +37,13 @@ class Bundle:
     groups: tuple[Group, ...]
 
 
-def key_of(directive: Directive) -> tuple[str, str, int | None]:
+Key = tuple[str, str, int | None, str]
+
+
+def key_of(directive: Directive) -> Key:
     """Directives of one job with equal keys are equal: a round's number is never given to another round."""
-    return directive.action, directive.reason, directive.round.number if directive.round else None
+    number = directive.round.number if directive.round else None
+    return directive.action, directive.reason, number, directive.persist
 
 
 def same(old: Publish, new: Publish) -> bool:
@@ -51,7 +55,7 @@ def same(old: Publish, new: Publish) -> bool:
 
 def pack(publish: Publish) -> str:
     """The text for the socket."""
-    uids: dict[tuple[str, str, int | None], list[str]] = {}
+    uids: dict[Key, list[str]] = {}
     directives = {}
     for uid, directive in publish.directives.items():
         key = key_of(directive)

@@ -30,7 +30,7 @@ from llmtrain_operator.coordinator.auth import (
     bearer,
     contradiction,
 )
-from llmtrain_operator.coordinator.bundle import key_of
+from llmtrain_operator.coordinator.bundle import Key, key_of
 from llmtrain_operator.coordinator.directives import Directives
 from llmtrain_operator.coordinator.keys import with_keys
 from llmtrain_operator.coordinator.sessions import LagMeter, Session, differs_in_substance, expired
@@ -177,7 +177,7 @@ class Term:
 
     def pass_on(self, publish: wire.Publish) -> None:
         """Tell a job's agents what changed for them."""
-        texts: dict[tuple[str, str, int | None], str] = {}  # members of one round are all told the same
+        texts: dict[Key, str] = {}  # members of one round are all told the same
         for uid, directive in self._directives.replace(with_keys(publish, self._secret)).items():
             session = self._sessions.get(uid)
             if session is None or session.connection is None:

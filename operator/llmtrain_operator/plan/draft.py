@@ -47,10 +47,10 @@ class Draft:
         known = {*self.status.ended_pods, *uids}
         self.set(ended_pods=tuple(sorted(known & self.pods.keys())))
 
-    def instruct_all(self, action: Literal["wait", "stop"], reason: str) -> None:
+    def instruct_all(self, action: Literal["wait", "stop"], reason: str, persist: str = "") -> None:
         for pod in self.observed.pods:
             if pod.phase not in podset.ENDED_PHASES:
-                self.directives[pod.uid] = Directive(action, reason)
+                self.directives[pod.uid] = Directive(action, reason, persist=persist)
 
     @property
     def round(self) -> Round | None:

@@ -9,6 +9,7 @@ from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import ConditionType, find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.flash import last_gasp
 from llmtrain_operator.progress import BEFORE_TRAINING, between_rounds
 from llmtrain_operator.state import DeleteJob, DeletePod
 
@@ -23,7 +24,7 @@ ACTIVITIES: Final[tuple[ConditionType, ...]] = ("Running", "Recovering", "Resizi
 def finished(run: Draft) -> None:
     assert run.status.completion_time is not None
     since = run.now - seconds(run.status.completion_time)
-    run.instruct_all("stop", f"the job is {run.status.state}")
+    run.instruct_all("stop", f"the job is {run.status.state}", last_gasp(run))
     lingering = [pod for pod in run.observed.pods if pod.phase not in podset.ENDED_PHASES and not pod.deleting]
     for pod in lingering:
         if pod.phase == "Pending" or since >= STOP_PATIENCE:
@@ -97,7 +98,7 @@ def suspend(run: Draft) -> None:
     run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
     for kind in ("Scheduled", *ACTIVITIES):
         run.condition(kind, False, "Suspended", "the job is suspended")
-    run.instruct_all("stop", "the job is suspended")
+    run.instruct_all("stop", "the job is suspended", last_gasp(run))
     run.actions += _delete_all(run, "the job is suspended")
 
 

@@ -32,6 +32,21 @@ def restorable(run: Draft) -> int | None:
     return flash.committed_step if covered(flash, _living(run)) else None
 
 
+def last_gasp(run: Draft) -> str:
+    """The UID of the pod that is to persist what is in memory, before all pods end; empty if nothing is to be.
+
+    That is when the workers could not do it themselves: they are dead, and memory has steps that storage has not.
+    """
+    step = restorable(run)
+    if run.status.state == "Complete" or run.status.round is not None or run.spec.entrypoint or not run.durable:
+        return ""
+    if step is None or step <= (run.checkpoint_step if run.checkpoint_step is not None else -1):
+        return ""
+    living = _living(run)
+    members = [pod for pod in run.observed.pods if pod.uid in living]
+    return min(members, key=lambda pod: pod.index).uid if members else ""
+
+
 def covered(flash: FlashStatus, living: Collection[str]) -> bool:
     """Whether every member's snapshot lies in the memory of one of the living."""
     return all(

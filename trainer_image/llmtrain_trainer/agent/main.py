@@ -20,6 +20,7 @@ from llmtrain_operator.contract import names
 from llmtrain_trainer.agent.elastic import MemberAgent
 from llmtrain_trainer.agent.environment import Environment, EnvironmentIncomplete, threads_per_worker, worker_command
 from llmtrain_trainer.agent.flash import AgentFlash, open_flash
+from llmtrain_trainer.agent.lastgasp import last_gasp
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.progress import ProgressSocket
@@ -58,6 +59,7 @@ def main() -> int:
         _obey_signals(membership)
         membership.start()
         _agent(environment, membership, progress, flash, Path(folder)).run()
+        last_gasp(environment, membership.directive, membership.round)
         membership.end()
         membership.close()
     return 0 if membership.report.state == "succeeded" else names.EXIT_STOPPED

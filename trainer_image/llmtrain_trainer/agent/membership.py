@@ -64,6 +64,11 @@ class Membership:
         return self._report
 
     @property
+    def directive(self) -> Directive | None:
+        """What the coordinator said last."""
+        return self._directive
+
+    @property
     def alone_for(self) -> float:
         """Seconds since the coordinator was last there, 0 while it is."""
         return self._connection.alone_for

@@ -1,7 +1,8 @@
-"""Durable checkpoints as the training loop sees them: what to begin with, each step boundary, the end.
+"""Checkpoints as the training loop sees them: what to begin with, each step boundary, the end.
 
-Guarantee: storage that fails never ends training, and each thing that happens to a checkpoint is told. Without
-`checkpoint.durable` what is left is the obedience to signals.
+Snapshots in memory (`flash`) and durable ones, which are written from them. Guarantee: neither storage nor memory that
+fails ever ends training, and each thing that happens to a checkpoint is told. Without either what is left is the
+obedience to signals.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from llmtrain_operator.contract import names, wire
-from llmtrain_trainer.checkpoint import exporting, likeness
+from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint.accord import join_accord
+from llmtrain_trainer.checkpoint.beginning import Beginning
 from llmtrain_trainer.checkpoint.cadence import Cadence, History, Votes, decide, due
 from llmtrain_trainer.checkpoint.catalog import Catalog
 from llmtrain_trainer.checkpoint.opening import Opening
@@ -26,10 +27,8 @@ from llmtrain_trainer.checkpoint.storage import open_storage
 from llmtrain_trainer.checkpoint.teller import Teller
 from llmtrain_trainer.config import Config, Durable
 from llmtrain_trainer.distributed import Worker
-from llmtrain_trainer.errors import ConfigError, TrainerError
-from llmtrain_trainer.flash.recall import Recalled
+from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.flash.session import Session
-from llmtrain_trainer.flash.sources import Backing
 from llmtrain_trainer.progress import Reporter
 from llmtrain_trainer.signals import Wishes
 
@@ -44,16 +43,15 @@ class Keeper:
     def __init__(self, config: Config, worker: Worker, reporter: Reporter, wishes: Wishes) -> None:
         self._worker, self._reporter, self._wishes = worker, reporter, wishes
         self._teller = Teller(reporter, speaks=worker.is_first)
-        self._opening = Opening(worker, self._teller)
-        self._restore_from = config.checkpoint.restore_from
-        self._durable = config.checkpoint.durable
-        self._catalog = Catalog(open_storage(self._durable.storage)) if self._durable else None
-        self._saver = self._make_saver(self._catalog, self._durable) if self._catalog and self._durable else None
-        self._cadence = Cadence(self._durable.every, self._durable.every_steps) if self._durable else Cadence(0.0)
+        durable = config.checkpoint.durable
+        own = self._make_saver(durable) if durable else None
+        self._saver = own[0] if own else None
+        self._cadence = Cadence(durable.every, durable.every_steps) if durable else Cadence(0.0)
         self._history = History(0, False, time.monotonic())
         self._session = Session.open(config, worker, reporter)
+        opening = Opening(worker, self._teller)
+        self._beginning = Beginning(config, opening, reporter, self._teller, self._session, own)
         self._state: EngineState | None = None
-        self._tokenizer, self._max_steps = config.data.tokenizer, config.training.max_steps
         self._model: dict[str, Any] = {}
         self._fenced = ""
         self._began = 0.0
@@ -63,120 +61,21 @@ class Keeper:
     # Before the first step
 
     def choose(self) -> Source | None:
-        """What to begin with, None: fresh weights at step 0, or what is in memory. Waits for storage that cannot be
-        read, unless what is in memory is as new."""
-        if self._session is not None:
-            self._reporter.update(phase="restoring")
-            recall = self._session.recall
-            recall.survey()
-            if recall.best and recall.best.step >= recall.durable_step:
-                return None
-        return self._choose_stored()
-
-    def _choose_stored(self) -> Source | None:
-        if self._saver is None and self._restore_from is None:
-            return None
-        self._reporter.update(phase="restoring")
-        return self._opening.choose(self._saver, self._catalog, self._restore_from)
+        """What to begin with; see `Beginning.choose`."""
+        return self._beginning.choose()
 
     def load_weights(self, model: Any, source: Source) -> None:
-        """The weights of a finished model, before there is an engine. Waits for storage that cannot be read."""
-        self._opening.load_weights(model, source)
+        """See `Beginning.load_weights`."""
+        self._beginning.load_weights(model, source)
 
     def restore(self, engine: Any, source: Source | None) -> Standing | None:
-        """Bring the engine to what is in memory, or to the source's checkpoint; where training stood then. None without
-        either. The flash store is made ready."""
-        self._make_state(engine, needed=self._saver is not None or source is not None)
-        recalled = self._recall(source)
-        standing, own = None, False
-        if recalled is not None:
-            standing = recalled[1]
-        else:
-            if source is None and self._session is not None:
-                source = self._choose_after_all()
-            if self._state is not None and source is not None and source.manifest is not None:
-                standing, own = self._restore(self._state, source)
-            elif source is not None:
-                self._teller.tell(restored_step=0, restored_from=source.name)
-                self._teller.say(f"beginning with the weights of {source.name}")
-        self._history = History(standing.step if standing else 0, own, time.monotonic())
-        if self._session is not None and self._state is not None:
-            self._session.begin(self._state, self._model, recalled[0] if recalled else None)
-        return standing
-
-    def _make_state(self, engine: Any, *, needed: bool) -> None:
-        """Where the engine's state lies. One that cannot be saved is an error only where it has to be."""
-        if not needed and self._session is None:
-            return
-        try:
-            self._state = EngineState(engine)
-        except ConfigError as error:
-            if needed:
-                raise
-            self._session = None
-            self._reporter.update(flash=wire.Flash(trouble=str(error)))
-            self._teller.say(f"no snapshots in memory: {error}")
-            return
-        self._model = exporting.describe(engine.module, self._tokenizer)
-
-    def _recall(self, source: Source | None) -> tuple[Recalled, Standing] | None:
-        """From memory, if that is as new as the source."""
-        if self._session is None or self._state is None or self._session.recall.best is None:
-            return None
-        began, backing = time.perf_counter(), None
-        if source and source.own and source.manifest and self._catalog:
-            backing = Backing(self._catalog.storage, source.manifest)
-        at_least = backing.manifest.step if backing else 0
-        recalled = self._session.recall.load(self._state, at_least, backing)
-        for skipped in self._session.recall.skipped:
-            self._teller.say(f"passed over a damaged snapshot: {skipped}")
-        if recalled is None:
-            return None
-        standing = Standing.from_json(recalled.state.get("training"))
-        seconds = time.perf_counter() - began
-        self._teller.tell(
-            restored_step=standing.step,
-            restored_from=recalled.source,
-            restore_seconds=seconds,
-            skipped=recalled.skipped,
-        )
-        self._teller.say(f"going on from {recalled.source}, restored in {seconds:.2f} s")
-        return recalled, standing
-
-    def _choose_after_all(self) -> Source | None:
-        """Storage was not asked, because memory had what is needed, or nothing; if memory failed it is now."""
-        recall = self._session.recall if self._session else None
-        if recall is None or not recall.attempted:
-            return None
-        source = self._choose_stored()
-        if source is None or source.is_model:
-            raise TrainerError(
-                names.REASON_PEER_LOST,
-                f"the snapshots in memory could not be read ({'; '.join(recall.skipped)}), and there is no checkpoint "
-                "in durable storage: training begins again",
-            )
-        return source
-
-    def _restore(self, state: EngineState, source: Source) -> tuple[Standing, bool]:
-        began = time.perf_counter()
-        source, stored = self._opening.load(state, source)
-        standing = Standing.from_json(stored.get("training"))
-        if not source.own:
-            standing.check_steps_left(self._max_steps)
-        for difference in likeness.check(stored.get("model"), self._model):
-            self._teller.say(f"the model is used otherwise than the checkpoint's: {difference}")
-        seconds = time.perf_counter() - began
-        self._teller.tell(
-            step=standing.step if source.own else None,
-            restored_step=standing.step,
-            restored_from=source.name,
-            restore_seconds=seconds,
-            skipped=source.skipped,
-        )
-        for skipped in source.skipped:
-            self._teller.say(f"passed over a damaged checkpoint: {skipped}")
-        self._teller.say(f"going on from {source.name}, restored in {seconds:.1f} s")
-        return standing, source.own
+        """Bring the engine to what was chosen; where training stood then, None: it begins at step 0."""
+        begun = self._beginning.restore(engine, source)
+        self._state, self._model, self._session = begun.state, begun.model, begun.session
+        at = begun.standing.step if begun.standing else 0
+        known = begun.durable_step
+        self._history = History(at if known is None else known, known is not None, time.monotonic())
+        return begun.standing
 
     # At a step boundary
 
@@ -292,7 +191,7 @@ class Keeper:
             raise AssertionError("restore() comes before the first step")
         return self._state
 
-    def _make_saver(self, catalog: Catalog, durable: Durable) -> Saver:
+    def _make_saver(self, durable: Durable) -> tuple[Saver, Catalog]:
         writer = Writer(
             rank=self._worker.rank,
             world_size=self._worker.world_size,
@@ -301,4 +200,5 @@ class Keeper:
             keep=durable.keep,
         )
         accord = join_accord(writer.rank, writer.world_size)
-        return Saver(catalog, accord, writer, Staging(self._worker.device), self._teller.ended)
+        catalog = Catalog(open_storage(durable.storage))
+        return Saver(catalog, accord, writer, Staging(self._worker.device), self._teller.ended), catalog

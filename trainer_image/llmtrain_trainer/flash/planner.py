@@ -15,12 +15,16 @@ from llmtrain_trainer.flash.header import Edition
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A snapshot that a member holds: of `rank`, in `stem` of its store; `mark` is its head's digest."""
+    """A snapshot that a member holds: of `rank`, in `stem` of its store; `mark` is its head's digest.
+
+    `proved`: it has checksums. One without is new, and its head alone vouches for it.
+    """
 
     edition: Edition
     rank: int
     stem: str
     mark: str
+    proved: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class Location:
     def name(self) -> str:
         """For messages, and to tell a location that turned out bad."""
         where = "durable storage" if self.member is None else f"the memory of member {self.member}"
-        return f"step {self.entry.edition.step} of rank {self.entry.rank} in {where}"
+        edition, copy = self.entry.edition, f" ({self.entry.stem})" if self.entry.stem else ""
+        return f"step {edition.step} (round {edition.round}) of rank {self.entry.rank} in {where}{copy}"
 
 
 Shards = tuple[tuple[Location, ...], ...]
@@ -87,9 +92,13 @@ def durable_step(inventories: Iterable[Inventory]) -> int:
 
 
 def _ordered(locations: Iterable[Location], reader: int) -> tuple[Location, ...]:
-    """The reader's own first. One that it cannot get at is not left out, but tried: that all plan alike."""
+    """Those with checksums first, of these the reader's own. One that it cannot get at is not left out, but tried: that
+    all plan alike."""
     found = list(locations)
-    own = [location for location in found if location.member == reader]
-    others = [location for location in found if location.member != reader]
-    turn = reader % len(others) if others else 0
-    return (*own, *others[turn:], *others[:turn])
+    turn = max(1, len(found))
+
+    def cost(location: Location) -> tuple[bool, bool, int]:
+        is_own = location.member == reader
+        return not location.entry.proved, not is_own, ((location.member or 0) - reader) % turn
+
+    return tuple(sorted(found, key=cost))

@@ -16,16 +16,17 @@ from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint.layout import LayoutError
 from llmtrain_trainer.checkpoint.manifest import Damaged
 from llmtrain_trainer.checkpoint.pieces import Piece
-from llmtrain_trainer.checkpoint.state import EngineState
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import TrainerError
 from llmtrain_trainer.flash import planner
 from llmtrain_trainer.flash.header import Edition
-from llmtrain_trainer.flash.planner import Entry, Inventory, Location
+from llmtrain_trainer.flash.planner import Inventory, Location
 from llmtrain_trainer.flash.protocol import Pass
 from llmtrain_trainer.flash.slot import Slot
 from llmtrain_trainer.flash.sources import Backing, BadSource, Sources
+from llmtrain_trainer.flash.state import State
 from llmtrain_trainer.flash.store import Store
+from llmtrain_trainer.flash.survey import survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ class Recall:
 
     def survey(self) -> None:
         """Look into all members' stores."""
-        mine = self._look() if os.environ.get("LOCAL_RANK", "0") == "0" else None
+        here = os.environ.get(names.ENV_FLASH_ADDRESS, "")
+        mine = survey(self._store, self._member, here) if os.environ.get("LOCAL_RANK", "0") == "0" else None
         self._inventories = [found for found in self._worker.gather(mine) if found is not None]
 
     @property
@@ -95,7 +97,7 @@ class Recall:
         lying = [f"member {each.member}: {what}" for each in self._inventories for what in each.damaged]
         return (*lying, *self._bad.values())
 
-    def load(self, state: EngineState, at_least: int, backing: Backing | None = None) -> Recalled | None:
+    def load(self, state: State, at_least: int, backing: Backing | None = None) -> Recalled | None:
         """Bring the engine to the newest edition of at least that step; None: there is none, or none is left.
 
         After None the engine may be half filled, and has to be loaded otherwise. Raises `CheckpointMismatch`.
@@ -112,7 +114,7 @@ class Recall:
             except _Bad:
                 continue
 
-    def _load(self, state: EngineState, edition: Edition, sources: Sources) -> Recalled:
+    def _load(self, state: State, edition: Edition, sources: Sources) -> Recalled:
         """Raises `_Bad` on all workers alike."""
         same_size = edition.world_size == self._worker.world_size
         stored: dict[str, Any] = {}
@@ -163,12 +165,6 @@ class Recall:
         if troubles:
             self._bad |= {each.location: each.message for each in troubles}
             raise _Bad
-
-    def _look(self) -> Inventory:
-        found, damaged = self._store.scan()
-        entries = tuple(Entry(held.header.edition, held.header.rank, held.stem.name, held.mark) for held in found)
-        address = os.environ.get(names.ENV_FLASH_ADDRESS, "")
-        return Inventory(self._member, address, entries, self._store.durable_step, tuple(map(str, damaged)))
 
 
 def _counts(used: set[Location], member: int) -> tuple[int, int, int]:

@@ -86,7 +86,7 @@ class Replicator:
         except (Damaged, NewerFormat) as error:
             self._complain(str(error))
             return True
-        if copies < circle.copies or (not circle.copies and slot.prove(held) is None):
+        if copies < circle.copies or (not circle.copies and slot.compute(held) is None):
             return False
         self._store.say(self._local_rank, Ack(notice.round, notice.step, copies))
         self.trouble = ""

@@ -21,9 +21,12 @@ from llmtrain_trainer.flash.header import CHUNK, Header
 from llmtrain_trainer.flash.protocol import PeerGone
 from llmtrain_trainer.flash.slot import Held, Slot, StoreFull
 from llmtrain_trainer.flash.store import Store
+from llmtrain_trainer.flash.survey import survey, told
 
 log = logging.getLogger(__name__)
 
+_IDLE: Final = 600.0
+"""Seconds without a word after which a connection is closed: a reader may take its time, but its node may be gone."""
 COPIES: Final = 3
 """Slots for each rank of another member: committed, the one after it, and the one that is coming in."""
 
@@ -67,7 +70,7 @@ class Server:
 
     def _converse(self, link: socket.socket, number: int) -> None:
         reading: Held | None = None
-        link.settimeout(None)  # a reader may take its time between two reads
+        link.settimeout(_IDLE)
         while True:
             asked = protocol.receive(link)
             match asked.get("do"):
@@ -75,6 +78,8 @@ class Server:
                     reading = self._open(link, str(asked["stem"]), str(asked["mark"]))
                 case "read" if reading:
                     _hand_out(link, reading, int(asked["offset"]), int(asked["length"]))
+                case "list":
+                    protocol.send(link, told(survey(self._store, 0)))
                 case "put" if self._key_of(number) is not None:
                     self._replicas.take_in(link, asked, number)
                 case _:

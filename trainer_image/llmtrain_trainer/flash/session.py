@@ -16,8 +16,7 @@ from typing import Any, Final, cast
 
 from llmtrain_operator.contract import names, wire
 from llmtrain_trainer.checkpoint.cadence import Votes
-from llmtrain_trainer.checkpoint.state import EngineState
-from llmtrain_trainer.config import Config
+from llmtrain_trainer.config import Config, Flash
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import ConfigError
 from llmtrain_trainer.flash.cadence import Every, Measured, Pace, pace
@@ -26,6 +25,7 @@ from llmtrain_trainer.flash.protocol import Pass
 from llmtrain_trainer.flash.recall import Recall, Recalled
 from llmtrain_trainer.flash.slot import StoreFull
 from llmtrain_trainer.flash.snapshots import SLOTS, Snapshots, Who
+from llmtrain_trainer.flash.state import State
 from llmtrain_trainer.flash.store import Store
 from llmtrain_trainer.progress import Reporter
 
@@ -40,18 +40,20 @@ _NOMINATE: Final = 2
 class Session:
     """One worker's snapshots in one round. `recall` before the first step, then `begin`, then each boundary.
 
+    `spare`: slots beside the usual ones, because snapshots are read for long (to persist them).
+
     `recall.survey`, `recall.load`, `begin`, `take_and_wait` are collective; `settle` is done by all alike.
     """
 
-    def __init__(self, config: Config, worker: Worker, reporter: Reporter, store: Store) -> None:
-        self._flash, self._worker, self._reporter, self._store = config.checkpoint.flash, worker, reporter, store
+    def __init__(self, flash: Flash, worker: Worker, reporter: Reporter, store: Store, spare: int = 0) -> None:
+        self._flash, self._worker, self._reporter, self._store = flash, worker, reporter, store
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         number = reporter.progress.round
         who = Who(os.environ.get(names.ENV_JOB_UID, ""), number, worker.world_size, worker.rank, local_rank)
         self._who = who
         self._local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         notices = Notices(store, local_rank, number)
-        self._slots, self._notices = SLOTS + (1 if config.checkpoint.durable else 0), notices
+        self._slots, self._notices = SLOTS + spare, notices
         self.snapshots = Snapshots(store, who, worker.device, notices, self._slots)
         by = Pass(number, os.environ.get(names.ENV_FLASH_KEY, ""))
         self.recall = Recall(store, worker, worker.rank // self._local_world, by)
@@ -68,10 +70,11 @@ class Session:
     @classmethod
     def open(cls, config: Config, worker: Worker, reporter: Reporter) -> Session | None:
         """None where the job or the pod has no flash store."""
-        store = Store.of_this_pod() if config.checkpoint.flash.enabled else None
-        return cls(config, worker, reporter, store) if store else None
+        wanted = config.checkpoint
+        store = Store.of_this_pod() if wanted.flash.enabled else None
+        return cls(wanted.flash, worker, reporter, store, 1 if wanted.durable else 0) if store else None
 
-    def begin(self, state: EngineState, model: dict[str, Any], recalled: Recalled | None) -> None:
+    def begin(self, state: State, model: dict[str, Any], recalled: Recalled | None) -> None:
         """The state is what training goes on with. Raises `ConfigError` on all workers if the store is too small."""
         kept = recalled.edition if recalled else None
         self._store.withdraw_own(self._who.local_rank, kept)
@@ -101,7 +104,7 @@ class Session:
             "snap": self._wish(step) if self._worker.is_first else 0,
         }
 
-    def settle(self, votes: Votes, state: EngineState, standing: dict[str, Any], *, needed: bool) -> bool:
+    def settle(self, votes: Votes, state: State, standing: dict[str, Any], *, needed: bool) -> bool:
         """Commit what is safe, take a snapshot if one is due; whether this step has one. `needed`: to save it."""
         if votes.safe >= self._worker.world_size:
             self._commit()
@@ -114,7 +117,7 @@ class Session:
         self._boundary = time.perf_counter()
         return self.snapshots.newest == step
 
-    def take_and_wait(self, state: EngineState, standing: dict[str, Any]) -> bool:
+    def take_and_wait(self, state: State, standing: dict[str, Any]) -> bool:
         """Have this step's snapshot safe on all workers; whether it is. For the end of a round."""
         step, end = int(standing["step"]), time.monotonic() + _SETTLING
         while True:
@@ -130,7 +133,7 @@ class Session:
                 self.snapshots.nominate()
             time.sleep(_POLL)
 
-    def _take(self, state: EngineState, standing: dict[str, Any], *, nominate: bool) -> None:
+    def _take(self, state: State, standing: dict[str, Any], *, nominate: bool) -> None:
         before = self.snapshots.pins.candidate
         stall = self.snapshots.take(state, standing, nominate=nominate)
         self._stalls.append(stall)

@@ -121,7 +121,10 @@ def held(stem: Path) -> Held | None:
     except FileNotFoundError:
         return None
     header = headers.decode(data, stem.name)
-    size = stem.with_suffix(DATA).stat().st_size
+    try:
+        size = stem.with_suffix(DATA).stat().st_size
+    except FileNotFoundError as error:
+        raise Damaged(stem.name, "its data is missing") from error
     if size < header.size:
         raise Damaged(stem.name, f"its data ends {header.size - size} bytes early")
     return Held(stem, header, _mark(data))
@@ -146,7 +149,8 @@ def put_sums(snapshot: Held, digests: list[str]) -> None:
 
 
 def sums(snapshot: Held) -> list[str] | None:
-    """The checksums of this very snapshot, None as long as nobody has computed them. Raises `Damaged`."""
+    """The checksums of this very snapshot, None as long as nobody has computed them. Raises `Damaged`, also if they are
+    of another snapshot: then nobody can say whose the data are."""
     path = snapshot.stem.with_suffix(SUMS)
     try:
         stored, _, content = path.read_bytes().partition(b"\n")
@@ -155,17 +159,30 @@ def sums(snapshot: Held) -> list[str] | None:
     if digest(content).encode() != stored:
         raise Damaged(path.name, "the checksums do not have their digest")
     found = json.loads(content)
-    digests: list[str] | None = found["chunks"] if found["mark"] == snapshot.mark else None
+    if found["mark"] != snapshot.mark:
+        raise Damaged(path.name, "the checksums are of another snapshot")
+    digests: list[str] = found["chunks"]
     return digests
 
 
+def has_sums(snapshot: Held) -> bool:
+    """Whether there are intact checksums of this very snapshot."""
+    try:
+        return sums(snapshot) is not None
+    except Damaged:
+        return False
+
+
 def prove(snapshot: Held) -> list[str] | None:
-    """The checksums, computed from the data and kept if there were none; None if it went away meanwhile."""
+    """The checksums, computed if there were none; None if it went away meanwhile. Raises `Damaged`."""
     digests = sums(snapshot)
-    if digests is not None:
-        return digests
+    return digests if digests is not None else compute(snapshot)
+
+
+def compute(snapshot: Held) -> list[str] | None:
+    """The checksums of the data as they are now, which are kept; None if it went away meanwhile."""
     room = memoryview(bytearray(CHUNK))
-    digests = []
+    digests: list[str] = []
     for start in range(0, snapshot.header.size, CHUNK):
         part = room[: min(CHUNK, snapshot.header.size - start)]
         if read_into(snapshot, start, part) < len(part):

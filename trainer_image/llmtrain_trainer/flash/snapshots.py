@@ -16,11 +16,11 @@ import torch
 
 from llmtrain_trainer.checkpoint.extents import Copier, Extents
 from llmtrain_trainer.checkpoint.layout import Segment
-from llmtrain_trainer.checkpoint.state import EngineState
 from llmtrain_trainer.flash.header import Edition, Fixed, Header, encode
 from llmtrain_trainer.flash.notices import Notices
 from llmtrain_trainer.flash.pins import Pins, victim
 from llmtrain_trainer.flash.slot import Held, Slot
+from llmtrain_trainer.flash.state import State
 from llmtrain_trainer.flash.store import Store
 
 SLOTS: Final = 3
@@ -66,7 +66,7 @@ class Snapshots:
         self._reading: int | None = None
         self._newest_held: Held | None = None
 
-    def prepare(self, state: EngineState, model: dict[str, Any], began: Edition | None) -> int:
+    def prepare(self, state: State, model: dict[str, Any], began: Edition | None) -> int:
         """Have the slots' memory, in the background; bytes of one. `began`: the edition that was restored."""
         self._model = model
         self._size = size = Extents.of(state.expected()).size
@@ -90,7 +90,7 @@ class Snapshots:
             raise self._trouble
         return self._victim() is not None
 
-    def take(self, state: EngineState, training: dict[str, Any], *, nominate: bool) -> float:
+    def take(self, state: State, training: dict[str, Any], *, nominate: bool) -> float:
         """Copy the state into a slot and publish it; the seconds that took. Has to be `ready`.
 
         `training`: where training stands, its "step" too. `nominate`: it may be the next candidate for a commit.
@@ -168,7 +168,7 @@ class Snapshots:
             self._publishing.join()
             self._publishing = None
 
-    def _layout_of(self, state: EngineState) -> Extents:
+    def _layout_of(self, state: State) -> Extents:
         identity = state.identity()
         if identity != self._identity:
             self._identity, self._layout = identity, Extents.of(state.pieces())

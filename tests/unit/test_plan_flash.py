@@ -1,0 +1,149 @@
+"""What snapshots in memory mean for a job: where it goes on, whether it is protected, what is persisted at the end."""
+
+import pytest
+
+from llmtrain_operator.api import FlashStatus, HolderStatus
+from llmtrain_operator.contract.wire import Checkpoints, Failure, Flash
+from llmtrain_operator.plan.flash import covered
+from tests.support.elastic import STORAGE, Job, silent, training
+from tests.support.planner import agent, pod
+
+
+def status(*holders, copies=1):
+    made = tuple(HolderStatus(uid=uid, buddies=tuple(buddies)) for uid, *buddies in holders)
+    return FlashStatus(committed_step=5, copies=copies, holders=made)
+
+
+@pytest.mark.parametrize(
+    ("flash", "living", "expected"),
+    [
+        (status("ab", "bc", "ca"), "abc", True),
+        (status("ab", "bc", "ca"), "bc", True),
+        (status("ab", "bc", "ca"), "c", False),
+        (status("abc", "bca", "cab", copies=2), "c", True),
+        (status("abc", "bca", "cab", copies=1), "c", False),
+        (status("ab", "ba", copies=0), "a", False),
+        (status("ab", "ba", copies=0), "ab", True),
+    ],
+    ids=["all", "one-lost", "two-lost", "two-copies", "second-buddy-has-none", "no-copies", "no-copies-all-there"],
+)
+def test_whether_those_who_are_left_have_everything(flash, living, expected):
+    """Each member's snapshot has to lie with itself or with one of as many buddies as there are copies."""
+    assert covered(flash, set(living)) is expected
+
+
+def told(index, number=1, at=40, saved=30, **flash):
+    said = {"step": at, "committed": at - 1, "copies": 1, "every": 1} | flash
+    return training(index, number, at, checkpoints=Checkpoints(step=saved), flash=Flash(**said))
+
+
+def trained(**fields):
+    """A job of three whose members have told of their snapshots."""
+    job = Job(**fields)
+    job.look(*(told(index) for index in range(3)))
+    return job
+
+
+def test_the_committed_step_is_in_the_status():
+    """With where the snapshots lie."""
+    job = trained(checkpoint={})
+    assert job.status.flash.committed_step == 39
+    assert [len(holder.buddies) for holder in job.status.flash.holders] == [2, 2, 2]
+    assert job.reason("Protected") == "MemoryCopies"
+    assert job.reason("Degraded") == "AsExpected"
+
+
+def test_without_copies_a_lost_member_is_not_covered():
+    """It is said what would help."""
+    job = Job(checkpoint={})
+    job.look(*(told(index, copies=0) for index in range(3)))
+    assert job.reason("Protected") == "NoCopies"
+    assert "replicas" in job.message("Protected")
+
+
+def test_copies_that_lag_are_told():
+    """And taken back when they are up again."""
+    job = Job(checkpoint={})
+    job.look(*(told(index, committed=10) for index in range(3)))
+    assert job.reason("Degraded") == "ReplicaLagging"
+    job.look(*(told(index) for index in range(3)))
+    assert job.reason("Degraded") == "AsExpected"
+    job.look(*(told(index, trouble="no memory") for index in range(3)))
+    assert (job.reason("Degraded"), job.message("Degraded")) == ("NoSnapshots", "no memory")
+
+
+def test_a_new_round_keeps_what_is_committed_until_it_has_its_own():
+    """What it began from still lies where it lay; of a round that began otherwise nothing is left."""
+    job = trained(checkpoint=STORAGE)
+    before = job.status.flash
+    job.look(*(told(index, step=None, committed=None, kept=39) for index in range(3)))
+    assert job.status.flash.committed_step == 39
+    assert job.status.flash.holders == before.holders
+    job.look(*(told(index, committed=None) for index in range(3)))
+    assert job.status.flash.committed_step is None
+    assert job.status.flash.holders == ()
+
+
+def test_without_storage_the_others_go_on_at_once_from_memory():
+    """One of three is lost: what it had lies with its buddy, so nobody waits for a replacement."""
+    job = trained(checkpoint={})
+    there = [agent(0), agent(1), silent(told(2))]
+    job.look(*there, pods=(pod(0), pod(1)))
+    job.look(*there[:2], pods=(pod(0), pod(1)))
+    assert job.members == [0, 1]
+    assert job.status.progress.step == 39
+
+
+def test_without_copies_the_replacement_is_waited_for():
+    """To begin again at step 0 with fewer would keep the others out."""
+    job = Job(checkpoint={})
+    job.look(*(told(index, copies=0) for index in range(3)))
+    there = [agent(0), agent(1)]
+    job.look(*there, pods=(pod(0), pod(1)))
+    job.look(*there, pods=(pod(0), pod(1)))
+    assert job.members == []
+
+
+def test_a_job_without_storage_grows_from_memory():
+    """Those who come take nothing away; a smaller round would lose what those have who go."""
+    job = trained(checkpoint={})
+    job.fields["nodes"] = {"min": 2, "max": 4, "desired": 4}
+    job.look(*(told(index) for index in range(3)), agent(3), pods=tuple(map(pod, range(4))), after=40)
+    assert job.status.round.ending is not None
+    shrinking = trained(checkpoint={})
+    shrinking.fields["nodes"] = {"min": 2, "max": 3, "desired": 2}
+    shrinking.look(*(told(index) for index in range(3)))
+    assert shrinking.status.round.ending is None
+    assert shrinking.reason("Resizing") == "AtNextRound"
+
+
+def failing(index):
+    """Its workers have ended with an error that no restart cures."""
+    return agent(index, "failed", 1, failure=Failure("DataCorrupt", "line 7", 1, rank=index, step=40))
+
+
+def test_a_job_that_fails_persists_what_is_in_memory_first():
+    """One member writes, the others hand out theirs; whoever fixes the data goes on where it was."""
+    job = trained(checkpoint=STORAGE)
+    for _ in range(2):
+        job.look(*map(failing, range(3)))
+    assert job.status.state == "Failed"
+    assert {directive.persist for directive in job.decided.directives.values()} == {"u0"}
+
+
+@pytest.mark.parametrize(("checkpoint", "saved"), [(STORAGE, 39), ({}, None)], ids=["saved", "no-storage"])
+def test_what_storage_has_or_cannot_have_is_not_persisted(checkpoint, saved):
+    """There is nothing to be done then."""
+    job = Job(checkpoint=checkpoint)
+    job.look(*(told(index, committed=39, saved=saved) for index in range(3)))
+    for _ in range(2):
+        job.look(*map(failing, range(3)))
+    assert job.status.state == "Failed"
+    assert {directive.persist for directive in job.decided.directives.values()} == {""}
+
+
+def test_members_are_named_their_buddies():
+    """The best first."""
+    job = Job(checkpoint={})
+    assert [member.buddies for member in job.status.round.members] == [(1, 2), (2, 0), (0, 1)]
+    assert job.decided.directives["u0"].round.buddies == ((1, 2), (2, 0), (0, 1))

@@ -1,0 +1,6 @@
+import sys
+
+from llmtrain_trainer.flash.tool import main
+
+if __name__ == "__main__":
+    sys.exit(main())
