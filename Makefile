@@ -35,6 +35,7 @@ lock: | $(UV)  ## Re-pin requirements/ from pyproject.toml
 	$(LOCK) --extra operator -o requirements/operator.txt
 	$(LOCK) --extra trainer -o requirements/trainer.txt
 	$(LOCK) --extra operator --extra trainer --extra devcluster --extra dev -o requirements/dev.txt
+	$(LOCK:pyproject.toml=requirements/dlrover.in) -o requirements/dlrover.txt
 
 images: setup  ## Build both images with buildah (the torch layer once)
 	$(PY) -m devcluster images
@@ -79,10 +80,13 @@ test-api: setup  ## Against a real etcd and kube-apiserver
 test-e2e: images  ## Real kubelets, real images, real faults
 	$(PYTEST) tests/e2e
 
+test-faults: setup  ## Kills and damages of flash checkpoints; FULL=1: 200 and 1,000, into build/bench/faults.json
+	$(PYTEST) tests/e2e/test_flash_faults.py
+
 soak: images  ## 30 minutes of training under load 8: no member may be declared lost
 	LLMTRAIN_SOAK_SECONDS=1800 $(PYTEST) --timeout 2400 tests/e2e -k soak
 
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
-.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs lint test test-unit test-api test-e2e soak
+.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs lint test test-unit test-api test-e2e test-faults soak

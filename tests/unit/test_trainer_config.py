@@ -99,3 +99,20 @@ def test_what_is_no_duration_is_named(text):
     """With an example."""
     with pytest.raises(ConfigError, match=r"spec\.checkpoint\.durable\.every: .* such as 30s"):
         parse(json.dumps(changed("checkpoint", durable={"storage": "s3://b/p", "every": text})))
+
+
+def test_durable_may_be_left_to_choose_its_interval_and_be_held_back():
+    """`auto`, and a limit to what a worker writes in a second."""
+    durable = {"storage": "file:///c", "every": "auto", "bandwidth": "1.5Mi"}
+    found = parse(json.dumps(SPEC | {"checkpoint": {"durable": durable}})).checkpoint.durable
+    assert (found.interval, found.bandwidth) == (None, 3 * 2**19)
+    for wrong in ("fast", "0", "1Xi", 7):
+        with pytest.raises(ConfigError, match=r"spec\.checkpoint\.durable\.bandwidth: "):
+            parse(json.dumps(SPEC | {"checkpoint": {"durable": durable | {"bandwidth": wrong}}}))
+
+
+@pytest.mark.parametrize("every", ["often", 0, -1, 1.5])
+def test_steps_between_snapshots_are_a_number_or_auto(every):
+    """Anything else is an error that names the field."""
+    with pytest.raises(ConfigError, match=r"spec\.checkpoint\.flash\.everySteps"):
+        parse(json.dumps(SPEC | {"checkpoint": {"flash": {"everySteps": every}}}))

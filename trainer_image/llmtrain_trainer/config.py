@@ -23,6 +23,8 @@ from llmtrain_trainer.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Seconds = NewType("Seconds", float)  # in the spec a duration such as 10m or 1h30m
+Interval = NewType("Interval", object)  # in the spec a duration, or "auto"; here seconds, or "auto"
+Rate = NewType("Rate", int)  # in the spec a quantity such as 200Mi; bytes per second
 EverySteps = NewType("EverySteps", object)  # in the spec a number of steps, or "auto"
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _COUNT = {"minimum": 1}
@@ -122,12 +124,22 @@ class DeepSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """Checkpoints go to `storage` at least `every` so often and every `every_steps` steps; `keep` of them stay."""
+    """Checkpoints go to `storage` at least `every` so often and every `every_steps` steps; `keep` of them stay.
+
+    `bandwidth`: most bytes per second that a worker writes.
+    """
 
     storage: str
-    every: Seconds = Seconds(600.0)
+    every: Interval = Interval(600.0)
     every_steps: int | None = field(default=None, metadata=_COUNT)
     keep: int = field(default=3, metadata=_COUNT)
+    bandwidth: Rate | None = None
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between checkpoints, None: to be chosen by what they cost."""
+        every: object = self.every
+        return every if isinstance(every, float) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +238,24 @@ def _every_steps(raw: Any, path: str) -> EverySteps:
     return EverySteps(raw)
 
 
-_PARSERS: Final[dict[Any, Callable[[Any, str], Any]]] = {Seconds: _seconds, EverySteps: _every_steps}
+def _interval(raw: Any, path: str) -> Interval:
+    return Interval(raw if raw == "auto" else _seconds(raw, path))
+
+
+def _rate(raw: Any, path: str) -> Rate:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMGT]?|[KMGT]i)", raw if isinstance(raw, str) else "")
+    if found is None or not float(found[1]):
+        raise ConfigError(f"{path}: {raw!r} is not a number of bytes such as 200Mi")
+    power = " KMGT".index(found[2][:1].upper() or " ")
+    return Rate(int(float(found[1]) * (1024 if found[2].endswith("i") else 1000) ** power))
+
+
+_PARSERS: Final[dict[Any, Callable[[Any, str], Any]]] = {
+    Seconds: _seconds,
+    Interval: _interval,
+    Rate: _rate,
+    EverySteps: _every_steps,
+}
 
 
 def _value(kind: Any, raw: Any, path: str, minimum: int | None = None) -> Any:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from llmtrain_operator import quantity
 from llmtrain_operator.api.record import Record, Rule
-from llmtrain_operator.api.types import Count, Duration, Storage
+from llmtrain_operator.api.types import Count, DurationOrAuto, Storage
 
 SecretKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
@@ -49,12 +49,14 @@ class Durable(Record):
 
     storage: Storage
     """Where: pvc://claim/path (shared by all members, ReadWriteMany), s3://bucket/prefix or file:///path."""
-    every: Duration = "10m"
-    """Most time between checkpoints, such as 10m. Default 10m."""
+    every: DurationOrAuto = "10m"
+    """Most time between checkpoints, such as 10m; auto: by the cost of a save and the failures. Default 10m."""
     every_steps: Count | None = None
     """Most optimizer steps between checkpoints. Default: time alone decides."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """How many of the newest checkpoints are kept. Default 3."""
+    bandwidth: Annotated[str, Field(pattern=quantity.PATTERN, max_length=32)] | None = None
+    """Most bytes per second that each worker writes, such as 200Mi. Default: no limit."""
 
 
 class S3Credentials(Record):

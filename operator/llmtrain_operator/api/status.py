@@ -181,6 +181,10 @@ class CheckpointStatus(StatusRecord):
     """How long reading it took."""
     restored_round: int | None = None
     """The newest round that is known to have begun, from a checkpoint or with fresh weights."""
+    every: float | None = None
+    """Most seconds between checkpoints, where durable.every is auto."""
+    reason: str = ""
+    """Why so many."""
 
 
 class FailureStatus(StatusRecord):

@@ -23,6 +23,7 @@ Place = Annotated[str, Field(pattern=_PLACE, max_length=1024)]
 ModelPlace = Annotated[str, Field(pattern=_MODEL, max_length=1024)]
 Storage = Annotated[str, Field(pattern=_STORAGE, max_length=1024)]
 Duration = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$", max_length=32)]
+DurationOrAuto = Annotated[str, Field(pattern=r"^(auto|([0-9]+(\.[0-9]+)?(ms|s|m|h))+)$", max_length=32)]
 FreeForm = Annotated[
     dict[str, Any], Field(json_schema_extra={"type": "object", "x-kubernetes-preserve-unknown-fields": True})
 ]

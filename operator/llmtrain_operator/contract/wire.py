@@ -75,7 +75,8 @@ class Checkpoints:
     `step`: newest step whose checkpoint is committed, None if there is none. `error` and `error_reason`
     (`names.REASON_STORAGE_*`): why the newest attempt failed, empty when it did not; `failed_step`: its step.
     `restored_step`: where this round began, None: at step 0 with fresh weights; `restored_from`: the checkpoint's URI.
-    `skipped`: damaged checkpoints that were passed over then, each as `NAME: why`.
+    `skipped`: damaged checkpoints that were passed over then, each as `NAME: why`. `every`: most seconds between saves,
+    where they were chosen, and `reason` why.
     """
 
     step: int | None = None
@@ -89,6 +90,8 @@ class Checkpoints:
     restored_from: str = ""
     restore_seconds: float | None = None
     skipped: tuple[str, ...] = ()
+    every: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

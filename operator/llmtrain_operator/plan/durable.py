@@ -34,6 +34,8 @@ def _newer(old: CheckpointStatus, told: Progress, said: Checkpoints, now: float)
         "stall_seconds": said.stall_seconds if said.stall_seconds is not None or not same else old.stall_seconds,
         "save_seconds": said.save_seconds if said.save_seconds is not None or not same else old.save_seconds,
         "size": said.size if said.size is not None or not same else old.size,
+        "every": None if said.every is None else round(said.every),
+        "reason": short(said.reason),
         "error": short(said.error or old.error) if failed else "",
         "error_reason": (said.error_reason if said.error else old.error_reason) if failed else "",
     }

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer.checkpoint.accord import join_accord
+from llmtrain_trainer.checkpoint.accord import Outcome, join_accord
 from llmtrain_trainer.checkpoint.beginning import Beginning
 from llmtrain_trainer.checkpoint.cadence import Cadence, History, Votes, decide, due
 from llmtrain_trainer.checkpoint.catalog import Catalog
@@ -28,9 +28,15 @@ from llmtrain_trainer.checkpoint.teller import Teller
 from llmtrain_trainer.config import Config, Durable
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import TrainerError
-from llmtrain_trainer.flash.session import Session
+from llmtrain_trainer.flash.cadence import persist_interval
+from llmtrain_trainer.flash.session import Session, mtbf
 from llmtrain_trainer.progress import Reporter
 from llmtrain_trainer.signals import Wishes
+
+_FIRST_INTERVAL: Final = 600.0
+"""Seconds between checkpoints until it is known what one costs, where they are to be chosen."""
+_SHARE: Final = 0.03
+"""What a save in the background counts: that part of its time, for the cycles and the network that it takes."""
 
 
 class Keeper:
@@ -46,7 +52,8 @@ class Keeper:
         durable = config.checkpoint.durable
         own = self._make_saver(durable) if durable else None
         self._saver = own[0] if own else None
-        self._cadence = Cadence(durable.every, durable.every_steps) if durable else Cadence(0.0)
+        self._durable = durable
+        self._cadence = _first_cadence(durable) if durable else Cadence(0.0)
         self._history = History(0, False, time.monotonic())
         self._session = Session.open(config, worker, reporter)
         opening = Opening(worker, self._teller)
@@ -55,6 +62,7 @@ class Keeper:
         self._model: dict[str, Any] = {}
         self._fenced = ""
         self._began = 0.0
+        self._stall = 0.0
         self._put_off = 0
         self._prepared = False
 
@@ -160,11 +168,13 @@ class Keeper:
         self._prepared = True
         self._began = time.monotonic()
         stored = {"engine": state.scalars(), "training": standing.to_json(), "model": self._model}
-        if self._session is not None and self._session.snapshots.newest == standing.step:
-            segments, data = self._session.snapshots.read(standing.step)
-            saver.write(standing.step, segments, data, state.rng(), stored)
+        self._stall = self._session.stall if self._session is not None else 0.0
+        taken = self._session.snapshots.read(standing.step) if self._session is not None else None
+        if taken is not None:
+            saver.write(standing.step, *taken, state.rng(), stored)
         else:
-            self._teller.tell(stall_seconds=saver.begin(standing.step, state.pieces(), state.rng(), stored))
+            self._stall = saver.begin(standing.step, state.pieces(), state.rng(), stored)
+        self._teller.tell(stall_seconds=self._stall)
 
     def _note_outcome(self) -> None:
         outcome = self._saver.take() if self._saver else None
@@ -177,10 +187,18 @@ class Keeper:
             self._put_off = 0
         if outcome.committed:
             self._history = self._history.saved(outcome.step, self._began)
+            self._choose_interval(outcome)
         elif outcome.reason == names.REASON_FENCED:
             self._fenced = outcome.message
         else:
             self._history = self._history.failed(time.monotonic())
+
+    def _choose_interval(self, outcome: Outcome) -> None:
+        if self._durable is None or self._durable.interval is not None:
+            return
+        every, reason = persist_interval(self._stall, outcome.seconds, _SHARE, mtbf())
+        self._cadence = Cadence(every, self._durable.every_steps)
+        self._teller.tell(every=every, reason=reason)
 
     def _check_fence(self, fenced: bool) -> None:
         if fenced:
@@ -198,7 +216,12 @@ class Keeper:
             job_uid=os.environ.get(names.ENV_JOB_UID, ""),
             round=self._reporter.progress.round,
             keep=durable.keep,
+            bandwidth=durable.bandwidth,
         )
         accord = join_accord(writer.rank, writer.world_size)
         catalog = Catalog(open_storage(durable.storage))
         return Saver(catalog, accord, writer, Staging(self._worker.device), self._teller.ended), catalog
+
+
+def _first_cadence(durable: Durable) -> Cadence:
+    return Cadence(_FIRST_INTERVAL if durable.interval is None else durable.interval, durable.every_steps)

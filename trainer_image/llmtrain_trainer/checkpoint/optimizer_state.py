@@ -37,6 +37,8 @@ def expected_tensors(held: Sequence[Flat]) -> int:
     settings = held[0].optimizer.defaults
     if "betas" in settings:  # the Adam family: a first and a second moment
         return 3 if settings.get("amsgrad") else 2
+    if "alpha" in settings:  # RMSprop
+        return 1 + bool(settings.get("momentum")) + bool(settings.get("centered"))
     return 1 if settings.get("momentum", 1) else 0
 
 

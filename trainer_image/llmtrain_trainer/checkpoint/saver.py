@@ -25,18 +25,23 @@ from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.shardfile import write_shard
 from llmtrain_trainer.checkpoint.staging import Staging
 from llmtrain_trainer.checkpoint.storage import StorageError
+from llmtrain_trainer.checkpoint.throttle import Throttle
 from llmtrain_trainer.errors import TrainerError
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes: this rank of `world_size`, in round `round` of the job with this UID; `keep` checkpoints stay."""
+    """Who writes: this rank of `world_size`, in round `round` of the job with this UID; `keep` checkpoints stay.
+
+    `bandwidth`: most bytes per second that it writes, None: no limit.
+    """
 
     rank: int
     world_size: int
     job_uid: str
     round: int
     keep: int
+    bandwidth: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,9 @@ class Saver:
         began = time.perf_counter()
         name = shard_name(job.step, self.fence, self._writer.rank)
         try:
-            entry = write_shard(self._catalog.storage, name, job.segments, job.data(), {"rng": job.rng})
+            throttle = Throttle(self._writer.bandwidth)
+            extras = {"rng": job.rng}
+            entry = write_shard(self._catalog.storage, name, job.segments, job.data(), extras, throttle=throttle)
         except StorageError as error:
             self._accord.say_failure(job.n, error)
         else:

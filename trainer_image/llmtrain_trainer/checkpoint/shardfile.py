@@ -20,8 +20,10 @@ from llmtrain_trainer.checkpoint.chunks import Chunks
 from llmtrain_trainer.checkpoint.layout import CHUNK, Segment
 from llmtrain_trainer.checkpoint.manifest import FORMAT, Damaged, NewerFormat, ShardEntry, digest
 from llmtrain_trainer.checkpoint.storage import Storage
+from llmtrain_trainer.checkpoint.throttle import Throttle
 
 MAGIC: Final = b"LLMT"
+_UNLIMITED: Final = Throttle(None)
 _FOOTER: Final = struct.Struct("<QI4s")
 
 
@@ -32,6 +34,7 @@ def write_shard(
     data: memoryview,
     extras: dict[str, Any],
     chunk: int = CHUNK,
+    throttle: Throttle = _UNLIMITED,
 ) -> ShardEntry:
     """Write a shard straight from `data`, which must not change meanwhile; what the manifest has to say of it.
 
@@ -40,7 +43,7 @@ def write_shard(
     was there before.
     """
     writing = _Writing(segments, data.cast("B") if data.nbytes else memoryview(b""), extras, chunk)
-    storage.write(name, writing.parts(), data.nbytes)
+    storage.write(name, throttle.limit(writing.parts()), data.nbytes)
     return ShardEntry(name, data.nbytes + len(writing.tail), len(writing.tail), digest(writing.tail))
 
 

@@ -148,7 +148,12 @@ class Replicas:
         if end.get("chunks") != digests:
             protocol.send(link, {"ok": False, "error": str(end.get("error") or "other bytes came than were sent")})
             return False
-        slot.put_sums(room.publish(header, head), digests)
+        try:
+            slot.put_sums(room.publish(header, head), digests)
+        except StoreFull as full:
+            room.withdraw()
+            protocol.send(link, {"ok": False, "error": f"no room for a copy's head: {full}"})
+            return False
         return True
 
     def _begin(self, header: Header) -> _Copy | None:

@@ -141,6 +141,11 @@ class Session:
             self._nominated, self._nominated_at = self.snapshots.newest, time.perf_counter()
         self._tell(step=self.snapshots.newest, stall_seconds=stall)
 
+    @property
+    def stall(self) -> float:
+        """Seconds that the newest snapshot took."""
+        return self._stalls[-1] if self._stalls else 0.0
+
     def release(self, saved: int | None) -> None:
         """What was read from a slot is in durable storage, or (None) could not be brought there."""
         self.snapshots.release()
@@ -157,7 +162,7 @@ class Session:
 
     def _wish(self, step: int) -> int:
         """Rank 0's: whether a snapshot is due after `step`, and whether it is the turn of one to be copied."""
-        measured = Measured(_median(self._steps), _median(self._stalls), _median(self._copies), _mtbf())
+        measured = Measured(_median(self._steps), _median(self._stalls), _median(self._copies), mtbf())
         every = cast("Every", self._flash.every_steps)
         found = pace(every, self._flash.replicate_every, self._flash.max_overhead, measured)
         if (found.snapshot, found.copy) != (self._pace.snapshot, self._pace.copy):
@@ -190,6 +195,7 @@ def _median(values: deque[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _mtbf() -> float | None:
+def mtbf() -> float | None:
+    """Mean seconds between failures of this job so far, None if it had none."""
     given = os.environ.get(names.ENV_MTBF)
     return float(given) if given else None

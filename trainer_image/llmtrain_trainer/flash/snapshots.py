@@ -6,6 +6,7 @@ the first commit on there is at every instant a step whose snapshots are complet
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Sequence
@@ -16,15 +17,18 @@ import torch
 
 from llmtrain_trainer.checkpoint.extents import Copier, Extents
 from llmtrain_trainer.checkpoint.layout import Segment
-from llmtrain_trainer.flash.header import Edition, Fixed, Header, encode
+from llmtrain_trainer.flash.header import CHUNK, Edition, Fixed, Header, encode
 from llmtrain_trainer.flash.notices import Notices
 from llmtrain_trainer.flash.pins import Pins, victim
-from llmtrain_trainer.flash.slot import Held, Slot
+from llmtrain_trainer.flash.slot import Held, Slot, StoreFull
 from llmtrain_trainer.flash.state import State
 from llmtrain_trainer.flash.store import Store
 
 SLOTS: Final = 3
 """Committed, candidate, and being written; one more where a snapshot may be read for long."""
+_CHANGING: Final = 32 * 1024
+_SUM: Final = 40
+"""Bytes of a head beside its fixed part, and of a checksum. A head is there twice while it is replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,14 @@ class Snapshots:
         self._newest_held: Held | None = None
 
     def prepare(self, state: State, model: dict[str, Any], began: Edition | None) -> int:
-        """Have the slots' memory, in the background; bytes of one. `began`: the edition that was restored."""
+        """Have the slots' memory, in the background; bytes of one, head and checksums too.
+
+        `began`: the edition that was restored.
+        """
         self._model = model
-        self._size = size = Extents.of(state.expected()).size
+        layout = Extents.of(state.expected())
+        self._size = size = layout.size
+        head = len(Fixed(self._who.job_uid, layout.segments, state.shapes(), model).encode())
         steps: list[tuple[Slot, int | None]] = []
         for slot in self._slots:
             is_kept = began is not None and self._store.holds(slot, began)
@@ -81,7 +90,7 @@ class Snapshots:
             self.pins = Pins(committed=began.step)
         # What is free first: the next snapshot is to go there.
         self._reserve(sorted(steps, key=lambda pair: pair[1] is not None))
-        return size
+        return size + 2 * (head + _CHANGING) + size // CHUNK * _SUM + 4 * mmap.PAGESIZE
 
     @property
     def ready(self) -> bool:
@@ -104,18 +113,21 @@ class Snapshots:
         room.step = None
         room.slot.withdraw()
         if len(room.memory) < layout.size:  # an optimizer with more state than was expected
-            room.memory = self._memory(room.slot, layout.size)
+            try:
+                room.memory = self._memory(room.slot, layout.size)
+            except StoreFull as full:
+                self._trouble = full
+                return time.perf_counter() - began
         self._copier.copy(layout.extents, room.memory)
         edition = Edition(step, self._who.round, self._who.world_size)
         header = Header(edition, self._who.rank, self._fixed, state.numbers(), training, state.rng())
-        room.step = step
+        room.step = self.newest = step
         self.pins = self.pins.taken(step, nominate=nominate)
         if self._copier.pinned:
             self._publishing = threading.Thread(target=self._publish, args=(room, header), name="flash", daemon=True)
             self._publishing.start()
         else:
             self._publish(room, header)
-        self.newest = step
         return time.perf_counter() - began
 
     def before_update(self) -> None:
@@ -141,12 +153,14 @@ class Snapshots:
             kept, self._kept = self._kept, []
             self._reserve([(slot, None) for slot in kept])
 
-    def read(self, step: int) -> tuple[Sequence[Segment], memoryview]:
-        """The snapshot of `step`, the newest; it stays as it is until `release`."""
+    def read(self, step: int) -> tuple[Sequence[Segment], memoryview] | None:
+        """The snapshot of `step`, the newest, which stays as it is until `release`; None if there is none."""
         self._finish_publishing()
-        room = next(room for room in self._rooms if room.step == step)
-        self._reading = step
-        return self._layout.segments, room.slot.memory[: self._layout.size]
+        for room in self._rooms:
+            if room.step == step == self.newest:
+                self._reading = step
+                return self._layout.segments, room.slot.memory[: self._layout.size]
+        return None
 
     def release(self) -> None:
         """What was being read may be overwritten."""
@@ -159,7 +173,12 @@ class Snapshots:
 
     def _publish(self, room: _Room, header: Header) -> None:
         self._copier.wait()
-        held = room.slot.publish(header, encode(header, self._encoded))
+        try:
+            held = room.slot.publish(header, encode(header, self._encoded))
+        except StoreFull as full:  # told at the next boundary; from then on there are no snapshots
+            room.slot.withdraw()
+            room.step, self._trouble = None, full
+            return
         self._newest_held = held
         self._notices.tell(held, candidate=self.pins.candidate == header.edition.step)
 

@@ -1,0 +1,97 @@
+"""Snapshots in memory on real kubelets: a node's plug is pulled, and nothing that was committed is done again."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from devcluster.cluster import Cluster
+from tests.e2e.test_elastic import APART, CLAIM, events, leader, nodes_of
+from tests.e2e.test_job import FOREVER, job, workers
+from tests.support.kube import Kubectl
+from tests.support.story import Moment, Story
+
+__all__ = ["leader"]
+
+SPREAD = {"spec": {"affinity": {"podAntiAffinity": APART}}}
+
+
+def committed(moment: Moment) -> int:
+    """The step that the members could restore together."""
+    return int(moment.status.get("flash", {}).get("committedStep") or 0)
+
+
+def copied(moment: Moment) -> bool:
+    """Whether this round's own snapshots are copied."""
+    flash = moment.status.get("flash", {})
+    return bool(moment.trains and flash.get("round") == moment.round and flash.get("copies") and committed(moment) > 5)
+
+
+def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
+    """What its member had lies with another: two go on from memory at the step it was at, and a third joins again."""
+    kubectl.apply(job(steps=FOREVER, nodes={"min": 2, "max": 3}, template=SPREAD))
+    with Story(kubectl) as story:
+        before = story.until(lambda m: m.size == 3 and copied(m))
+        assert before.condition("Protected")["reason"] == "MemoryCopies"
+        node = installed.node(next(name for name in nodes_of(kubectl) if name != leader))
+        node.off()
+        off = time.monotonic()
+        try:
+            stepped = story.until(lambda m: m.round == 2 and m.trains and m.status["state"] == "Running", since=off)
+            print(f"node off: next step after {stepped.at - off:.1f} s")
+            safe = max(committed(moment) for moment in story.moments if moment.at < stepped.at and moment.round == 1)
+            assert stepped.status["checkpoint"]["restoredStep"] >= safe
+            assert "memory" in stepped.status["checkpoint"]["restoredFrom"]
+            assert stepped.status["restarts"] == 1
+        finally:
+            node.on()
+        back = story.until(lambda m: m.size == 3 and copied(m), since=stepped.at, seconds=150)
+        steps = [moment.step for moment in story.moments if moment.at >= before.at]
+        assert min(steps) >= committed(before)
+        assert committed(back) > committed(before)
+    assert any("memory" in said for said in events(kubectl, "Restored"))
+
+
+def test_workers_that_die_go_on_where_they_were(kubectl: Kubectl, installed: Cluster) -> None:
+    """All of them at once, again and again: from their own pods' memory, which nobody has to be asked for."""
+    kubectl.apply(job(steps=FOREVER, members=2, recovery={"maxRestarts": 10}))
+    with Story(kubectl) as story:
+        for number in range(1, 3):
+            seen = story.until(lambda m, number=number: m.round == number and copied(m))
+            for node in nodes_of(kubectl):
+                installed.node(node).run(["kill", "-9", *map(str, workers(installed, node))])
+            again = story.until(lambda m, number=number: m.round == number + 1 and m.trains, since=seen.at)
+            assert again.status["checkpoint"]["restoredStep"] >= committed(seen)
+            assert "its own memory" in again.status["checkpoint"]["restoredFrom"]
+
+
+def test_the_last_gasp(kubectl: Kubectl, installed: Cluster) -> None:
+    """A job that gives up has its newest snapshot in storage, where no save was due for an hour."""
+    checkpoint = {"durable": {"storage": "pvc://checkpoints/j", "every": "1h"}}
+    kubectl.apply(CLAIM, job(steps=FOREVER, members=2, recovery={"maxRestarts": 0}, checkpoint=checkpoint))
+    with Story(kubectl) as story:
+        seen = story.until(copied)
+        assert "step" not in seen.status.get("checkpoint", {})
+        for node in nodes_of(kubectl):
+            installed.node(node).run(["kill", "-9", *map(str, workers(installed, node))])
+        story.until(lambda m: m.status["state"] == "Failed", since=seen.at)
+        safe = max(committed(moment) for moment in story.moments)
+    kubectl("wait", "pod", "-l", "llmtrain.io/job=j", "--for=jsonpath={.status.phase}=Failed", "--timeout=90s")
+    kubectl("delete", "ltj", "j", "--wait=true")
+    kubectl.apply(job(steps=FOREVER, members=1, checkpoint=checkpoint))
+    with Story(kubectl) as story:
+        again = story.until(lambda m: m.trains)
+        assert again.status["checkpoint"]["restoredStep"] >= safe
+        assert again.status["checkpoint"]["restoredFrom"].startswith("pvc://checkpoints/j")
+
+
+@pytest.mark.parametrize("memory", ["1Mi"])
+def test_memory_that_is_too_small_is_an_error_before_training(kubectl: Kubectl, memory: str) -> None:
+    """With the number of bytes that are needed."""
+    kubectl.apply(job(checkpoint={"flash": {"memory": memory}}))
+    kubectl.wait("ltj/j", "condition=Failed")
+    failure = kubectl.job("j")["lastFailure"]
+    assert failure["reason"] == "InvalidConfig"
+    assert "spec.checkpoint.flash" in failure["message"]
+    assert "bytes of memory in each pod and there are 1048576" in failure["message"]
