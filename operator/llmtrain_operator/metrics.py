@@ -60,6 +60,18 @@ _SERIES: Final = (
         "Productive share of the time since the start, suspension not counted.",
         lambda s: goodput(s.ledger),
     ),
+    _Series(
+        GaugeMetricFamily,
+        "committed_step",
+        "Newest step that members can restore from memory after a loss.",
+        lambda s: s.flash.committed_step if s.flash else None,
+    ),
+    _Series(
+        GaugeMetricFamily,
+        "snapshot_stall_seconds",
+        "How long training stands still for a snapshot.",
+        lambda s: s.flash.stall_seconds if s.flash else None,
+    ),
     _Series(CounterMetricFamily, "restarts", "Rounds that were lost.", lambda s: s.restarts),
 )
 

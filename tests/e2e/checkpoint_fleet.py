@@ -31,6 +31,11 @@ from llmtrain_trainer.checkpoint import layout, pieces
 from llmtrain_trainer.checkpoint.state import EngineState
 from llmtrain_trainer.engine import start_engine
 from llmtrain_trainer.errors import TrainerError
+from llmtrain_trainer.flash.notices import Notices
+from llmtrain_trainer.flash.protocol import Pass
+from llmtrain_trainer.flash.recall import Recall
+from llmtrain_trainer.flash.snapshots import Snapshots, Who
+from llmtrain_trainer.flash.store import Store
 
 EVALUATION = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
 
@@ -172,9 +177,37 @@ def save(case, worker, directory):
     data.numpy().tofile(directory / f"{case['name']}-{worker.rank}.bin")
     index = {"segments": [segment.to_json() for segment in segments], "rng": state.rng(), "scalars": state.scalars()}
     (directory / f"{case['name']}-{worker.rank}.json").write_text(json.dumps(index))
+    keep_in_memory(case, worker, state, directory)
     at_save = digests(engine)
     losses += train(engine, case.get("more", 0), case["steps"])
     return {"losses": losses, "saved": at_save, "end": digests(engine)}
+
+
+def store_of(name, directory):
+    """Where all ranks' snapshots of a case lie: as if all had been workers of one pod."""
+    root = directory / f"{name}.flash"
+    root.mkdir(exist_ok=True)
+    return Store(root, "job")
+
+
+def keep_in_memory(case, worker, state, directory):
+    """A snapshot as the trainer takes it."""
+    who = Who("job", 1, worker.world_size, worker.rank, worker.rank)
+    store = store_of(case["name"], directory)
+    snapshots = Snapshots(store, who, worker.device, Notices(store, worker.rank, 1), 3)
+    snapshots.prepare(state, {}, None)
+    while not snapshots.ready:
+        time.sleep(0.001)
+    snapshots.take(state, {"step": case["steps"]}, nominate=True)
+
+
+def from_memory(case, worker, state, directory):
+    """Fill from the snapshots of another case; the round is another."""
+    recall = Recall(store_of(case["from"], directory), worker, 0, Pass(2, ""))
+    recall.survey()
+    recalled = recall.load(state, 0)
+    assert recalled.edition.step == recalled.state["training"]["step"]
+    assert not recalled.skipped
 
 
 def load(case, worker, directory):
@@ -198,7 +231,10 @@ def load(case, worker, directory):
 
     state = EngineState(engine)
     try:
-        state.load(indices[0]["scalars"], fill)
+        if case.get("memory"):
+            from_memory(case, worker, state, directory)
+        else:
+            state.load(indices[0]["scalars"], fill)
     except (TrainerError, layout.LayoutError) as error:
         return {"error": [getattr(error, "reason", "LayoutError"), str(error)]}
     loaded = digests(engine)

@@ -1,4 +1,7 @@
-"""Training state saved at one world size and ZeRO stage, restored at others: bit for bit. Real workers, no cluster."""
+"""Training state saved at one world size and ZeRO stage, restored at others: bit for bit. Real workers, no cluster.
+
+From files of plain bytes, or from snapshots in memory as the trainer takes them.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,7 @@ def named(loads):
     """Loads get the names of what they load and where to."""
     for number, case in enumerate(loads):
         if "from" in case and not case["name"].startswith("refused"):
+            case["memory"] = number % 2 == 1  # every other one from snapshots in memory, as they are taken
             case["name"] = f"{case['from']}-to-stage-{case['stage']}-world-{case['world']}-{number}"
     return loads
 

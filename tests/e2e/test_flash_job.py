@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
 from devcluster.cluster import Cluster
+from tests.e2e.test_cli_logs import llmtrain, output
 from tests.e2e.test_elastic import APART, CLAIM, events, leader, nodes_of
 from tests.e2e.test_job import FOREVER, job, workers
 from tests.support.kube import Kubectl
@@ -64,6 +66,9 @@ def test_workers_that_die_go_on_where_they_were(kubectl: Kubectl, installed: Clu
             again = story.until(lambda m, number=number: m.round == number + 1 and m.trains, since=seen.at)
             assert again.status["checkpoint"]["restoredStep"] >= committed(seen)
             assert "its own memory" in again.status["checkpoint"]["restoredFrom"]
+    listed = json.loads("\n".join(output(llmtrain(kubectl, "checkpoints", "ls", "j", "--tier", "memory", "--json"))))
+    kinds = [{one["kind"] for one in member["snapshots"]} for member in listed["members"]]
+    assert kinds == [{"own", "replica"}] * 2
 
 
 def test_the_last_gasp(kubectl: Kubectl, installed: Cluster) -> None:

@@ -11,6 +11,8 @@ from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.checkpoint.pieces import MASTER, Piece
 from llmtrain_trainer.config import EverySteps, Flash
 from llmtrain_trainer.errors import ConfigError
+from llmtrain_trainer.flash.engines import Restored
+from llmtrain_trainer.flash.engines.native import Native
 from llmtrain_trainer.flash.session import Session
 from llmtrain_trainer.flash.slot import Slot, StoreFull
 from llmtrain_trainer.flash.snapshots import Snapshots
@@ -151,8 +153,10 @@ def test_only_every_so_many_steps(store):
     state = State()
     session, _ = session_of(store, state, every_steps=EverySteps(3))
     until_ready(session)
-    assert [boundary(session, state, step) for step in range(1, 8)] == [True, False, False, True, False, False, True]
+    taken = [boundary(session, state, step) and session.snapshots.newest for step in range(1, 8)]
+    assert taken == [1, 1, 1, 4, 4, 4, 7]
     assert boundary(session, state, 8, needed=True)
+    assert session.snapshots.newest == 8
     assert (told(session).every, told(session).reason) == (3, "everySteps is 3")
 
 
@@ -211,3 +215,23 @@ def test_an_optimizer_with_more_state_than_was_expected_gets_its_room(store):
     state.weight = torch.ones(5000)
     assert boundary(session, state, 1)
     assert store.scan()[0][0].header.size == 20_000
+
+
+def test_the_native_engine_behind_the_common_interface(store):
+    """What is saved comes back in the next life, with what was said of it."""
+
+    def engine_of(state):
+        return Native(state, Alone(), Reporter(0, 100), store, Flash())
+
+    state = State()
+    engine = engine_of(state)
+    assert engine.load() is None
+    until_ready(engine._session)
+    for step in range(1, 4):
+        state.weight.fill_(step)
+        assert engine.save(step, {"position": 8 * step}).put_off == ""
+    engine.wait(5.0)
+    engine.close()
+    again = State()
+    assert engine_of(again).load() == Restored(3, {"position": 24, "step": 3})
+    assert torch.equal(again.weight, torch.full((1000,), 3.0))

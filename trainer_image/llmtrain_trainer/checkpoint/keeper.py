@@ -114,8 +114,8 @@ class Keeper:
             return self._save_and_wait(standing()) or action == "stop" or self._saver is None
         if self._session is not None:
             stored = standing().to_json()
-            has_snapshot = self._session.settle(votes, self._live_state(), stored, needed=action == "save")
-            if action == "save" and not has_snapshot:
+            settled = self._session.settle(votes, self._live_state(), stored, needed=action == "save")
+            if action == "save" and not settled:
                 action, why = "put off", "there is no room in memory for its snapshot yet"
         if self._saver is None:
             return False

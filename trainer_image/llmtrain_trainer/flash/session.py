@@ -90,11 +90,7 @@ class Session:
         now = time.perf_counter()
         if self._boundary:
             self._steps.append(now - self._boundary)
-        try:
-            ready = self.snapshots.ready
-        except (StoreFull, OSError) as error:
-            ready = False
-            self._tell(trouble=f"no memory for snapshots: {error}")
+        ready = self._is_ready()
         safe = self.snapshots.acknowledged
         if safe:
             self._copies.append(now - self._nominated_at)
@@ -105,23 +101,25 @@ class Session:
         }
 
     def settle(self, votes: Votes, state: State, standing: dict[str, Any], *, needed: bool) -> bool:
-        """Commit what is safe, take a snapshot if one is due; whether this step has one. `needed`: to save it."""
+        """Commit what is safe, take a snapshot if one is due; False if it had to be put off, which all do alike.
+
+        `needed`: there has to be one of this step, to be saved.
+        """
         if votes.safe >= self._worker.world_size:
             self._commit()
-        step = int(standing["step"])
-        if (votes.snap or needed) and self.snapshots.newest != step:
-            if votes.unready:
-                self._tell(put_off=self._told.put_off + 1)
-            else:
-                self._take(state, standing, nominate=votes.snap >= _NOMINATE)
+        is_due = bool(votes.snap or needed) and self.snapshots.newest != int(standing["step"])
+        if is_due and votes.unready:
+            self._tell(put_off=self._told.put_off + 1)
+        elif is_due:
+            self._take(state, standing, nominate=votes.snap >= _NOMINATE)
         self._boundary = time.perf_counter()
-        return self.snapshots.newest == step
+        return not (is_due and votes.unready)
 
     def take_and_wait(self, state: State, standing: dict[str, Any]) -> bool:
         """Have this step's snapshot safe on all workers; whether it is. For the end of a round."""
         step, end = int(standing["step"]), time.monotonic() + _SETTLING
         while True:
-            mine = self.snapshots.acknowledged, not self.snapshots.ready, time.monotonic() > end
+            mine = self.snapshots.acknowledged, not self._is_ready(), time.monotonic() > end
             safe, unready, late = self._worker.sums(*mine)
             if safe >= self._worker.world_size:
                 self._commit()
@@ -132,6 +130,13 @@ class Session:
             elif self.snapshots.newest == step and self.snapshots.pins.candidate is None:
                 self.snapshots.nominate()
             time.sleep(_POLL)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.snapshots.ready
+        except (StoreFull, OSError) as error:
+            self._tell(trouble=f"no memory for snapshots: {error}")
+            return False
 
     def _take(self, state: State, standing: dict[str, Any], *, nominate: bool) -> None:
         before = self.snapshots.pins.candidate
