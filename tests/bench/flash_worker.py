@@ -33,7 +33,7 @@ from llmtrain_trainer.progress import Reporter
 REPETITIONS = 15
 ROUND = 1
 PATIENCE = 120.0
-DEVICE_STEPS = 8
+DEVICE_STEPS = 6
 CPU_SECONDS = 2.0
 
 

@@ -90,7 +90,7 @@ async def test_verify_finds_damage_in_any_member(local, capsys):
     (local[0].root / "own-0-1.head").write_bytes(b"x")
     assert await memory.look(Access(local=True), "j", "verify", None, as_json=False) == 1
     out = capsys.readouterr().out
-    assert "damaged: chunk 1 of 2: its bytes do not have their checksum" in out
+    assert "damaged: chunk 1 of 7: its bytes do not have their checksum" in out
     assert "damaged in member 0: own-0-1: the header" in out
 
 

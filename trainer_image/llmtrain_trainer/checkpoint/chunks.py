@@ -44,8 +44,8 @@ class Chunks:
                 taken = len(left)
                 self._read(offset, left, self.name)
             elif not inside and len(left) >= length:
-                self._fetch(number, left[:length])
-                taken = length
+                taken = self._whole(number, len(left))
+                self._fetch_run(number, left[:taken])
             else:
                 part = self._cached(number)[inside : inside + len(left)]
                 taken = len(part)
@@ -63,6 +63,16 @@ class Chunks:
                 found.append(damaged.why)
         return tuple(found)
 
+    def _whole(self, number: int, room: int) -> int:
+        """Bytes of the chunks from `number` on that fit into `room` as a whole."""
+        rest = self.size - number * self.chunk
+        return rest if rest <= room else room // self.chunk * self.chunk
+
+    def _fetch_run(self, number: int, into: memoryview) -> None:
+        """Read whole chunks from `number` on, and prove them."""
+        for at in range(0, len(into), self.chunk):
+            self._fetch(number + at // self.chunk, into[at : at + self.chunk])
+
     def _length(self, number: int) -> int:
         return min(self.chunk, self.size - number * self.chunk)
 
@@ -79,7 +89,11 @@ class Chunks:
         """Read chunk `number` into a place of its length, and prove what lies there then."""
         where = f"chunk {number + 1} of {self.count}"
         self._read(number * self.chunk, into, where)
-        if self._digests is not None and digest(into) != self._digests[number]:
+        self._prove(number, into)
+
+    def _prove(self, number: int, data: memoryview) -> None:
+        if self._digests is not None and digest(data) != self._digests[number]:
+            where = f"chunk {number + 1} of {self.count}"
             raise Damaged(self.name, f"{where}: its bytes do not have their checksum")
 
     def _read(self, offset: int, into: memoryview, where: str) -> None:

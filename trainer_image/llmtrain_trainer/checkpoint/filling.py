@@ -13,7 +13,7 @@ from llmtrain_trainer.checkpoint.extents import adjoins, joined
 from llmtrain_trainer.checkpoint.layout import CHUNK, Read, Segment, plan_reads
 from llmtrain_trainer.checkpoint.pieces import Piece, as_bytes
 
-_THREADS: Final = 4
+STREAMS: Final = 4
 """Streams that a rank reads at once."""
 
 
@@ -29,7 +29,7 @@ Open = Callable[[], Shard]
 """Another reader of the same shard."""
 
 
-def fill(shards: Sequence[Open], pieces: Sequence[Piece], chunk: int = CHUNK, threads: int = _THREADS) -> None:
+def fill(shards: Sequence[Open], pieces: Sequence[Piece], chunk: int = CHUNK, threads: int = STREAMS) -> None:
     """Fill the pieces. Raises `LayoutError` if the shards do not hold them, and what opening and reading raises."""
     with ThreadPoolExecutor(threads, "restore") as pool:
         segments = list(pool.map(lambda open_shard: open_shard().segments, shards))
@@ -50,9 +50,9 @@ def _read_part(shards: Sequence[Open], reads: Sequence[Read], targets: Sequence[
 
 def _carry_out(shard: Shard, read: Read, targets: Sequence[torch.Tensor], scratch: torch.Tensor) -> None:
     spans = _spans(read, targets)
-    offset, target = spans[0]
-    if len(spans) == 1 and target.device.type == "cpu":
-        shard.read_into(offset, _memory(target))
+    if all(target.device.type == "cpu" for _, target in spans):
+        for offset, target in spans:
+            shard.read_into(offset, _memory(target))
         return
     shard.read_into(read.offset, _memory(scratch[: read.length]))
     for offset, target in spans:

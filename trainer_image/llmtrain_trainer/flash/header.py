@@ -16,7 +16,7 @@ from llmtrain_trainer.checkpoint.layout import LayoutError, Segment, data_bytes
 from llmtrain_trainer.checkpoint.manifest import Damaged, NewerFormat, digest
 
 FORMAT: Final = 1
-CHUNK: Final = 2**20
+CHUNK: Final = 2**18
 """Bytes of a snapshot under one checksum: what a core's cache holds, so that a chunk is proved and copied in one go."""
 
 

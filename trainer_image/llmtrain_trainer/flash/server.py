@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class Server:
             asked = protocol.receive(link)
             match asked.get("do"):
                 case "open":
-                    reading = self._open(link, str(asked["stem"]), str(asked["mark"]))
+                    reading = self._open(link, asked)
                 case "read" if reading:
                     _hand_out(link, reading, int(asked["offset"]), int(asked["length"]))
                 case "list":
@@ -85,8 +86,9 @@ class Server:
                 case _:
                     return
 
-    def _open(self, link: socket.socket, stem: str, mark: str) -> Held | None:
-        """Answer with head and checksums; the reader proves with them what it reads."""
+    def _open(self, link: socket.socket, asked: dict[str, Any]) -> Held | None:
+        """Answer with head and checksums, unless they are known; the reader proves with them what it reads."""
+        stem, mark = str(asked["stem"]), str(asked["mark"])
         try:
             held = slot.held(self._store.root / stem) if "/" not in stem else None
             digests = slot.prove(held) if held and held.mark == mark else None
@@ -96,17 +98,19 @@ class Server:
         if held is None or digests is None:
             protocol.send(link, {"error": "it is no longer there"})
             return None
-        head = held.stem.with_suffix(slot.HEAD).read_bytes()
-        protocol.send(link, {"head": len(head), "chunks": digests}, head)
+        is_known = bool(asked.get("known"))
+        head = b"" if is_known else held.stem.with_suffix(slot.HEAD).read_bytes()
+        protocol.send(link, {"head": len(head), "chunks": [] if is_known else digests}, head)
         return held
 
 
 def _hand_out(link: socket.socket, held: Held, offset: int, length: int) -> None:
-    if not 0 <= length <= 2**30:
-        raise ValueError(f"a read of {length} bytes")
-    room = memoryview(bytearray(length))
-    count = slot.read_into(held, offset, room)
-    protocol.send(link, {"length": count}, room[:count])
+    """Straight from the store's memory; who reads proves it."""
+    with held.stem.with_suffix(slot.DATA).open("rb", buffering=0) as file:
+        count = max(0, min(length, os.fstat(file.fileno()).st_size - offset))
+        protocol.send(link, {"length": count})
+        if count and link.sendfile(file, offset, count) < count:
+            raise PeerGone("the snapshot became shorter while it was read")
 
 
 class Replicas:
@@ -120,6 +124,7 @@ class Replicas:
     def take_in(self, link: socket.socket, asked: dict[str, Any], number: int) -> None:
         """One copy, sent by a member of round `number`; answers how it ended."""
         head = protocol.exactly(link, int(asked["head"]))
+        protocol.yield_to_training()
         header = headers.decode(head, "a peer's snapshot")
         if header.edition.round != number:
             raise ValueError("a snapshot of another round")

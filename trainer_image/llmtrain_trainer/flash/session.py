@@ -51,6 +51,7 @@ class Session:
         number = reporter.progress.round
         who = Who(os.environ.get(names.ENV_JOB_UID, ""), number, worker.world_size, worker.rank, local_rank)
         self._who = who
+        store.warm(local_rank)
         self._local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         notices = Notices(store, local_rank, number)
         self._slots, self._notices = SLOTS + spare, notices
@@ -76,6 +77,7 @@ class Session:
 
     def begin(self, state: State, model: dict[str, Any], recalled: Recalled | None) -> None:
         """The state is what training goes on with. Raises `ConfigError` on all workers if the store is too small."""
+        self._store.cool()
         kept = recalled.edition if recalled else None
         self._store.withdraw_own(self._who.local_rank, kept)
         if self._who.local_rank == 0:

@@ -25,8 +25,10 @@ from llmtrain_trainer.flash.header import CHUNK, Header
 DATA: Final = ".data"
 HEAD: Final = ".head"
 SUMS: Final = ".sums"
-_POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE: Python 3.11 has no name for it
+_POPULATE_READ: Final = 22  # MADV_POPULATE_READ and _WRITE: Python 3.11 has no names for them
+_POPULATE_WRITE: Final = 23
 _NEW: Final = ".new"
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class StoreFull(Exception):  # noqa: N818 - it says what happened
@@ -133,13 +135,35 @@ def held(stem: Path) -> Held | None:
 def read_into(snapshot: Held, offset: int, into: memoryview) -> int:
     """Bytes of the data; how many there were."""
     with snapshot.stem.with_suffix(DATA).open("rb", buffering=0) as file:
-        done = 0
-        while done < len(into):
-            count = os.preadv(file.fileno(), [into[done:]], offset + done)
-            if not count:
-                break
-            done += count
-        return done
+        return pread(file.fileno(), offset, into)
+
+
+def view(stem: Path) -> memoryview:
+    """The data, mapped and touched. Only to be read, and only while nobody makes the slot smaller."""
+    with stem.with_suffix(DATA).open("r+b", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return memoryview(b"")
+        memory = memoryview(mmap.mmap(file.fileno(), size))
+    _advise(memory, _POPULATE_READ)  # without it every page is a fault of its own
+    return memory
+
+
+def copy(source: memoryview, into: memoryview) -> None:
+    """Copy bytes between mappings, as many as both have; other threads run meanwhile."""
+    if into.nbytes:
+        ctypes.memmove(_address(into), _address(source), into.nbytes)
+
+
+def pread(file: int, offset: int, into: memoryview) -> int:
+    """Bytes of an open data file; how many there were."""
+    done = 0
+    while done < len(into):
+        count = os.preadv(file, [into[done:]], offset + done)
+        if not count:
+            break
+        done += count
+    return done
 
 
 def put_sums(snapshot: Held, digests: list[str]) -> None:
@@ -238,8 +262,15 @@ def _allocate(file: int, size: int) -> None:
 
 def _touch(memory: memoryview) -> None:
     # By way of ctypes, which lets go of the interpreter: training goes on meanwhile.
-    libc = ctypes.CDLL(None, use_errno=True)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    if libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), _POPULATE_WRITE):
+    if _advise(memory, _POPULATE_WRITE):
         for page in range(0, len(memory), mmap.PAGESIZE):  # a kernel before 5.14
             memory[page] = memory[page]
+
+
+def _advise(memory: memoryview, advice: int) -> int:
+    code: int = _LIBC.madvise(ctypes.c_void_p(_address(memory)), ctypes.c_size_t(len(memory)), advice)
+    return code
+
+
+def _address(memory: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+
 from llmtrain_trainer.checkpoint import filling
-from llmtrain_trainer.checkpoint.layout import LayoutError, Segment, plan_reads
+from llmtrain_trainer.checkpoint.layout import LayoutError, Segment
 from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
 from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.shardfile import ShardReader
 from llmtrain_trainer.checkpoint.storage import Storage, StorageError
-from llmtrain_trainer.flash.header import CHUNK, Edition
+from llmtrain_trainer.flash.header import Edition
 from llmtrain_trainer.flash.planner import Location, Shards
 from llmtrain_trainer.flash.protocol import Pass, PeerGone
 from llmtrain_trainer.flash.shards import LocalShard, PeerShard, open_local
@@ -49,6 +52,8 @@ class Sources:
     def __init__(self, shards: Shards, store: Store, member: int, by: Pass, backing: Backing | None) -> None:
         self._shards, self._store, self._member, self._by, self._backing = shards, store, member, by, backing
         self.used: set[Location] = set()
+        self._opened: dict[int, _Inner] = {}
+        self._lock = threading.Lock()
 
     def state(self) -> dict[str, Any]:
         """What is the same on every rank. Raises `BadSource`."""
@@ -68,19 +73,33 @@ class Sources:
 
     def fill(self, pieces: list[Piece], rank: int) -> None:
         """Fill a rank's pieces, from its own shard alone if that has them all. Raises `BadSource`, `LayoutError`."""
-        ranks: Iterable[int] = range(len(self._shards))
-        if rank < len(self._shards):
+        ranks: list[int] = list(range(len(self._shards)))
+        if rank in ranks:
             try:
-                plan_reads([piece.segment for piece in pieces], [self._open(rank).segments])
-                ranks = [rank]
-            except LayoutError:
+                self._fill([rank], pieces)
+            except LayoutError:  # before anything was read
                 pass
-        filling.fill([functools.partial(self._open, each) for each in ranks], pieces, CHUNK)
+            else:
+                return
+        self._fill(ranks, pieces)
+
+    def _fill(self, ranks: Sequence[int], pieces: list[Piece]) -> None:
+        # From memory it is the cores that count, from other members and storage the streams.
+        is_local = all(self._shards[each][0].member == self._member for each in ranks)
+        threads = min(filling.STREAMS, torch.get_num_threads()) if is_local else filling.STREAMS
+        filling.fill([functools.partial(self._open, each) for each in ranks], pieces, threads=threads)
 
     def _open(self, rank: int) -> _Guarded:
         location = self._shards[rank][0]
-        shard = _guard(location, lambda: self._reader(location, rank))
-        self.used.add(location)
+        with self._lock:  # the first one reads head and checksums for all
+            first = self._opened.get(rank)
+            if first is None:
+                self._opened[rank] = shard = _guard(location, lambda: self._reader(location, rank))
+            self.used.add(location)
+        if first is not None:
+            shard = _guard(
+                location, lambda: self._reader(location, rank) if isinstance(first, ShardReader) else first.again()
+            )
         return _Guarded(location, shard)
 
     def _reader(self, location: Location, rank: int) -> _Inner:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,8 @@ class Store:
 
     def __init__(self, root: Path, job_uid: str) -> None:
         self.root, self._job_uid = root, job_uid
+        self._views: dict[Path, memoryview] = {}
+        self._warming: threading.Thread | None = None
 
     @classmethod
     def of_this_pod(cls) -> Store | None:
@@ -62,6 +65,28 @@ class Store:
             if snapshot and snapshot.header.fixed.job_uid == self._job_uid:
                 found.append(snapshot)
         return tuple(found), tuple(damaged)
+
+    def warm(self, local_rank: int) -> None:
+        """Map a worker's own snapshots, in the background: until they are restored there is other work to wait for."""
+
+        def work() -> None:
+            for path in self.root.glob(f"{_OWN}-{local_rank}-*{slot.HEAD}"):
+                with contextlib.suppress(OSError):
+                    stem = path.with_suffix("")
+                    self._views[stem] = slot.view(stem)
+
+        self._warming = threading.Thread(target=work, name="flash-warming", daemon=True)
+        self._warming.start()
+
+    def mapped(self, stem: Path) -> memoryview | None:
+        """The data of a slot, if `warm` has mapped them."""
+        if self._warming is not None:
+            self._warming.join()
+        return self._views.get(stem)
+
+    def cool(self) -> None:
+        """What was restored is not needed any more: give the mappings back."""
+        self._views.clear()
 
     def own(self, local_rank: int, number: int) -> Slot:
         """Slot `number` of the worker with this local rank."""
