@@ -151,7 +151,7 @@ def _expect_ok(answer: dict[str, object], address: str) -> None:
 def _stream(link: socket.socket, held: Held) -> list[str]:
     """Send the data; the checksums of its chunks."""
     room = memoryview(bytearray(_BLOCK))
-    digests = []
+    digests: list[str] = []
     for start in range(0, held.header.size, _BLOCK):
         block = room[: min(_BLOCK, held.header.size - start)]
         if slot.read_into(held, start, block) < len(block):
