@@ -89,7 +89,7 @@ FROZEN = {
     "training": {"training": {"maxSteps": 200}},
     "deepspeed": {"deepspeed": {"config": {"zero_optimization": {"overlap_comm": True}}}},
     "entrypoint": {"entrypoint": {"script": "a.py"}},
-    "checkpoint": {"checkpoint": {"flash": {}}},
+    "checkpoint": {"checkpoint": {"flash": {"replicas": 0}}},
     "output": {"output": "/out"},
     "template": {"template": {"spec": {"nodeSelector": {"a": "b"}}}},
 }
