@@ -68,9 +68,11 @@ class Replicator:
             circle = self._circle
             if notice is None or notice == done or circle is None or circle.by.round != notice.round:
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if self._make_safe(notice, circle):
                     done = notice
+            except (OSError, slot.StoreFull) as error:  # tried again: without this thread nothing is ever safe
+                self._complain(str(error))
 
     def _next(self, wait: float | None) -> Notice | None:
         newest = None

@@ -137,6 +137,8 @@ class Replicas:
                 copy.step = header.edition.step
                 protocol.send(link, {"ok": True})
         finally:
+            # What stays mapped stays charged, also when its files are gone.
+            copy.slot = Slot(copy.slot.stem)
             copy.busy = False
 
     def _fill(self, link: socket.socket, room: Slot, header: Header, head: bytes) -> bool:

@@ -6,6 +6,7 @@ it; it is counted and told.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import statistics
@@ -157,7 +158,8 @@ class Session:
         """What was read from a slot is in durable storage, or (None) could not be brought there."""
         self.snapshots.release()
         if saved is not None and self._who.local_rank == 0:
-            self._store.note_durable(saved)
+            with contextlib.suppress(OSError):  # a full store: storage is asked then, which takes longer
+                self._store.note_durable(saved)
 
     def _commit(self) -> None:
         self.snapshots.commit()
