@@ -15,7 +15,10 @@ from llmtrain_trainer.checkpoint.keeper import Keeper
 from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.standing import Standing
 from llmtrain_trainer.checkpoint.storage import StorageError, open_storage
-from llmtrain_trainer.config import Checkpoint, Config, Data, Durable, Model, Training
+from llmtrain_trainer.config import Checkpoint, Config, Data, Durable, Flash, Model, Training
+from llmtrain_trainer.flash.session import Session
+from llmtrain_trainer.flash.slot import StoreFull
+from llmtrain_trainer.flash.store import Store
 from llmtrain_trainer.progress import Reporter
 from llmtrain_trainer.signals import Wishes
 
@@ -119,3 +122,25 @@ def test_a_save_that_ends_during_the_vote_is_noted_before_the_next_begins(keeper
     assert not first.votes(3).writing
     assert first._history.has(1)
     second._saver.wait()
+
+
+def test_without_memory_for_snapshots_checkpoints_are_saved_all_the_same(keepers, tmp_path):
+    """One worker that has none makes all of them save from a copy of the usual kind; until that is known they wait."""
+    for keeper in keepers:
+        root = tmp_path / f"store-{keeper._worker.rank}"
+        root.mkdir()
+        keeper._session = Session(Flash(), keeper._worker, keeper._reporter, Store(root, "job-a"), 1)
+
+    def settle(step):
+        votes = Votes.of([sum(pair) for pair in zip(*(keeper.votes(step).values() for keeper in keepers), strict=True)])
+        together(keepers, lambda keeper: keeper.settle(votes, lambda: standing(step)))
+        return votes
+
+    votes = settle(1)
+    assert (votes.due, votes.unready, votes.troubled) == (1, 2, 0)
+    assert [keeper._saver._count for keeper in keepers] == [0, 0]
+    keepers[1]._session.snapshots._rooms.trouble = StoreFull(5)
+    assert settle(2).troubled == 1
+    for keeper in keepers:
+        keeper._saver.wait()
+    assert Catalog(open_storage(f"file://{tmp_path}/c")).newest_valid()[0].step == 2

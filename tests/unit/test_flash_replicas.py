@@ -224,6 +224,56 @@ def test_a_copy_that_breaks_off_leaves_what_was_there(members):
     assert sorted(each.header.edition.step for each in second.store.scan()[0]) == [1, 2]
 
 
+def put(link, held):
+    """Begin to send; the answer."""
+    head = held.stem.with_suffix(slot.HEAD).read_bytes()
+    protocol.send(link, {"do": "put", "head": len(head), "size": SIZE}, head)
+    return protocol.receive(link)
+
+
+def test_what_is_there_is_not_sent_again(members):
+    """With `replicas: 2` and one buddy that fails the other is asked again and again: nothing makes room for a twin."""
+    first, second, _ = members
+    replicator = Replicator(first.store, 0)
+    replicator.assign(Circle(Pass(1, KEY), (second.address,), 1))
+    for step in (1, 2):
+        ask(replicator, first.snapshot(step))
+        acknowledged(first.store, step)
+    with protocol.call(second.address, Pass(1, KEY)) as link:
+        for _ in range(4):
+            assert put(link, first.snapshot(2)) == {"ok": True, "there": True}
+    assert sorted(each.header.edition.step for each in second.store.scan()[0]) == [1, 2]
+
+
+def test_connections_that_hang_do_not_cost_what_is_committed(members):
+    """One of the three slots is being filled by nobody: the next copy is refused, not put over the two newest."""
+    first, second, _ = members
+    replicator = Replicator(first.store, 0)
+    replicator.assign(Circle(Pass(1, KEY), (second.address,), 1))
+    for step in (1, 2):
+        ask(replicator, first.snapshot(step))
+        acknowledged(first.store, step)
+    with protocol.call(second.address, Pass(1, KEY)) as hanging, protocol.call(second.address, Pass(1, KEY)) as link:
+        held = first.snapshot(3)
+        assert put(hanging, held)["ok"]
+        assert not put(link, held)["ok"]
+    assert sorted(each.header.edition.step for each in second.store.scan()[0]) == [1, 2]
+
+
+def test_a_copy_that_comes_after_its_round_is_over_leaves_nothing(members):
+    """Its workers have given the files of that round up already: nobody would do it again."""
+    first, second, _ = members
+    held = first.snapshot(1)
+    with protocol.call(second.address, Pass(1, KEY)) as link:
+        assert put(link, held)["ok"]
+        second.store.drop_replicas(2, None)
+        second.keys.clear()
+        link.sendall(bytes([7]) * SIZE)
+        protocol.send(link, {"chunks": slot.prove(held)})
+        assert protocol.receive(link)["error"] == "the round is over"
+    assert list(second.store.root.iterdir()) == []
+
+
 def test_bytes_that_changed_on_the_way_are_not_published(members):
     """Checksums are taken on both sides; the sender is told."""
     first, second, _ = members

@@ -11,11 +11,13 @@ from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.checkpoint.pieces import MASTER, Piece
 from llmtrain_trainer.config import EverySteps, Flash
 from llmtrain_trainer.errors import ConfigError
+from llmtrain_trainer.flash import notices, rooms
 from llmtrain_trainer.flash.engines import Restored
 from llmtrain_trainer.flash.engines.native import Native
+from llmtrain_trainer.flash.notices import Notices
+from llmtrain_trainer.flash.rooms import Rooms
 from llmtrain_trainer.flash.session import Session
 from llmtrain_trainer.flash.slot import Slot, StoreFull
-from llmtrain_trainer.flash.snapshots import Snapshots
 from llmtrain_trainer.flash.store import Store
 from llmtrain_trainer.progress import Reporter
 
@@ -162,7 +164,7 @@ def test_only_every_so_many_steps(store):
 
 def test_while_there_is_no_memory_yet_snapshots_are_put_off_and_counted(store, monkeypatch):
     """Training does not wait for it."""
-    monkeypatch.setattr(Snapshots, "_reserve", lambda *_: None)
+    monkeypatch.setattr(Rooms, "reserve", lambda *_: None)
     state = State()
     session, _ = session_of(store, state)
     assert not boundary(session, state, 1)
@@ -170,22 +172,88 @@ def test_while_there_is_no_memory_yet_snapshots_are_put_off_and_counted(store, m
     assert told(session).put_off == 2
 
 
-def test_a_store_that_fills_up_ends_snapshots_and_not_training(store, monkeypatch):
-    """What was complete stays; the reason is told."""
+def full_for(monkeypatch, method):
+    """Make a method of slots raise `StoreFull`; the list's elements say how often it did, and clearing ends it."""
+    works, calls = getattr(Slot, method), []
+    monkeypatch.setattr(rooms, "_PAUSE", 0.01)
+
+    def full(*args):
+        calls.append(args)
+        raise StoreFull(1000)
+
+    monkeypatch.setattr(Slot, method, full)
+    return calls, lambda: monkeypatch.setattr(Slot, method, works)
+
+
+def test_a_store_that_fills_up_costs_commits_and_not_training(store, monkeypatch):
+    """What was committed stays; the reason is told; with room again the candidate gets its head and the job goes on."""
     state = State()
     session, _ = session_of(store, state)
     until_ready(session)
     boundary(session, state, 1)
     boundary(session, state, 2)
-
-    def full(room, header, encoded):
-        raise StoreFull(len(encoded))
-
-    monkeypatch.setattr(Slot, "publish", full)
+    monkeypatch.setattr(notices, "_REMINDER", 0.0)
+    calls, end = full_for(monkeypatch, "publish")
     boundary(session, state, 3)
-    assert not boundary(session, state, 4)
+    assert boundary(session, state, 4)
     assert "more bytes are needed" in told(session).trouble
-    assert {1, 2} <= {held.header.edition.step for held in store.scan()[0]}
+    assert {held.header.edition.step for held in store.scan()[0]} >= {told(session).committed}
+    assert len(calls) > 2
+    end()
+    for step in range(5, 9):
+        boundary(session, state, step)
+    assert (told(session).committed, told(session).trouble) == (7, "")
+
+
+def test_a_candidate_whose_head_is_damaged_gets_a_new_one(store, monkeypatch):
+    """The agent cannot copy what it cannot read: without that nothing more would ever be committed."""
+    state = State()
+    session, _ = session_of(store, state)
+    until_ready(session)
+    monkeypatch.setattr(notices, "_REMINDER", 0.0)
+    monkeypatch.setattr(Notices, "is_safe", lambda *_: False)
+    boundary(session, state, 1)
+    (head,) = store.root.glob("*.head")
+    head.write_bytes(b"x" + head.read_bytes()[1:])
+    assert store.scan()[0] == ()
+    boundary(session, state, 2)
+    assert sorted(held.header.edition.step for held in store.scan()[0]) == [1, 2]
+
+
+def test_a_candidate_that_could_not_be_taken_is_given_up(store, monkeypatch):
+    """By all alike, or no step would ever be committed again; there is another as soon as there is memory."""
+    state = State(100)
+    session, _ = session_of(store, state)
+    until_ready(session)
+    boundary(session, state, 1)
+    _, end = full_for(monkeypatch, "reserve")
+    state.weight = torch.ones(5000)
+    boundary(session, state, 2)
+    assert (session.snapshots.lost, session.snapshots.pins.committed) == (True, 1)
+    assert session.votes(3)["lost"]
+    boundary(session, state, 3)
+    assert "more bytes are needed" in told(session).trouble
+    assert session.snapshots.read(3) is None
+    end()
+    until_ready(session)
+    for step in range(4, 8):
+        boundary(session, state, step)
+    assert (told(session).committed, told(session).trouble) == (6, "")
+
+
+def test_memory_that_is_not_there_yet_is_asked_for_again(store, monkeypatch):
+    """Copies of the last round take it until this round has something of its own."""
+    _, end = full_for(monkeypatch, "reserve")
+    state = State()
+    session, _ = session_of(store, state)
+    while session.snapshots.trouble is None:
+        time.sleep(0.001)
+    votes = session.votes(1)
+    assert (votes["unready"], votes["troubled"]) == (True, True)
+    end()
+    until_ready(session)
+    assert not session.votes(1)["unready"]
+    assert told(session).trouble == ""
 
 
 def test_a_store_that_is_too_small_is_an_error_with_the_bytes_that_are_needed(store, monkeypatch):
@@ -203,8 +271,20 @@ def test_the_last_snapshot_of_a_round_is_waited_for(store):
     for step in range(1, 5):
         boundary(session, state, step)
     state.weight.fill_(4)
-    assert session.take_and_wait(state, {"step": 4})
+    session.take_last(state, {"step": 4})
+    assert session.wait_until_safe(4)
     assert told(session).committed == 4
+
+
+def test_without_memory_nobody_waits_for_the_last_snapshot(store, monkeypatch):
+    """What is left of the grace period is for durable storage."""
+    full_for(monkeypatch, "reserve")
+    state = State()
+    session, _ = session_of(store, state)
+    began = time.monotonic()
+    session.take_last(state, {"step": 4})
+    assert not session.wait_until_safe(4)
+    assert time.monotonic() - began < 5
 
 
 def test_an_optimizer_with_more_state_than_was_expected_gets_its_room(store):

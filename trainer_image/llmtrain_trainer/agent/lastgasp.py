@@ -39,7 +39,7 @@ def last_gasp(environment: Environment, directive: Directive | None, entered: Ro
         if directive.persist == environment.uid:
             _write(environment, catalog, entered)
         else:
-            _wait(catalog, end)
+            _wait(catalog, entered, directive.persist, end)
     except Exception as error:  # noqa: BLE001 - a pod that ends all the same
         log.warning("what is in memory could not be persisted: %s", redactor().text(str(error)))
 
@@ -69,11 +69,22 @@ def _write(environment: Environment, catalog: Catalog, entered: Round) -> None:
         log.warning("nothing went from memory to durable storage: %s", redactor().text(outcome.message))
 
 
-def _wait(catalog: Catalog, end: float) -> None:
-    """Until a checkpoint appears that was not there before."""
+def _wait(catalog: Catalog, entered: Round, writer: str, end: float) -> None:
+    """Until a checkpoint appears that was not there before, or who writes has ended: there was nothing to write."""
+    from llmtrain_trainer.flash.protocol import Pass, PeerGone
+    from llmtrain_trainer.flash.survey import ask
+
+    rank = entered.rank_of(writer)
+    if rank is None:
+        return
+    address = f"{entered.members[rank].host}:{entered.members[rank].flash_port}"
     before, _ = catalog.newest_valid()
     while time.monotonic() < end:
         found, _ = catalog.newest_valid()
         if found is not None and (before is None or found.step > before.step):
+            return
+        try:
+            ask(address, Pass(entered.number, entered.key), rank)
+        except PeerGone:
             return
         time.sleep(_POLL)

@@ -74,8 +74,9 @@ class Votes:
     """What the workers bring to a step boundary, or its sum over all of them.
 
     Of any worker: `stop` and `leave` (it got the signal), `writing` (its last save is not over), `fenced` (a newer
-    round owns the storage); of its snapshots in memory: `unready` (it has no room for one), `safe` (its candidate is
-    safe). Of rank 0: `due`, `failing` (the newest save failed), and `snap` (a snapshot is due).
+    round owns the storage); of its snapshots in memory: `unready` (it has no room for one), `troubled` (and that may
+    stay so), `safe` (its candidate is safe), `lost` (it could not take its candidate). Of rank 0: `due`, `failing` (the
+    newest save failed), and `snap` (a snapshot is due).
     """
 
     stop: float = 0
@@ -85,7 +86,9 @@ class Votes:
     due: float = 0
     failing: float = 0
     unready: float = 0
+    troubled: float = 0
     safe: float = 0
+    lost: float = 0
     snap: float = 0
 
     def values(self) -> tuple[float, ...]:

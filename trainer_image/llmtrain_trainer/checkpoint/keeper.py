@@ -115,7 +115,7 @@ class Keeper:
         if self._session is not None:
             stored = standing().to_json()
             settled = self._session.settle(votes, self._live_state(), stored, needed=action == "save")
-            if action == "save" and not settled:
+            if action == "save" and not settled and not votes.troubled:
                 action, why = "put off", "there is no room in memory for its snapshot yet"
         if self._saver is None:
             return False
@@ -134,7 +134,7 @@ class Keeper:
         """The optimizer is about to change the state: the copy of it has to be over."""
         if self._session is not None:
             self._session.snapshots.before_update()
-        elif self._saver is not None:
+        if self._saver is not None:
             self._saver.staging.before_update()
 
     def finish(self, standing: Standing) -> None:
@@ -143,17 +143,22 @@ class Keeper:
             self._teller.say("the last step's checkpoint could not be saved; the model is exported all the same")
 
     def _save_and_wait(self, standing: Standing) -> bool:
-        """Whether this step's checkpoint is in storage in the end."""
-        if self._session is not None or self._saver is not None:
+        """Whether this step's checkpoint is in storage in the end. What is left of the grace period goes to storage
+        first: copies to other members are made meanwhile."""
+        session, saver = self._session, self._saver
+        if session is not None or saver is not None:
             self._reporter.update(phase="saving")
-        if self._session is not None:
-            self._session.take_and_wait(self._live_state(), standing.to_json())
-        if self._saver is None:
+        if session is not None:
+            session.take_last(self._live_state(), standing.to_json())
+        if saver is not None:
+            self._await_outcome(saver)
+            if not self._history.has(standing.step):
+                self._begin(saver, standing)
+        if session is not None:
+            session.wait_until_safe(standing.step)
+        if saver is None:
             return False
-        self._await_outcome(self._saver)
-        if not self._history.has(standing.step):
-            self._begin(self._saver, standing)
-            self._await_outcome(self._saver)
+        self._await_outcome(saver)
         self._check_fence(bool(self._fenced))
         return self._history.has(standing.step)
 

@@ -72,9 +72,14 @@ class Notices:
         if ack and ack.round == self._round and ack.step >= step:
             self.ack = ack
             return True
-        if time.monotonic() > self._told_at + _REMINDER:
+        if self.is_overdue:
             self._send()
         return False
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether there was time enough for an answer to the last word."""
+        return time.monotonic() > self._told_at + _REMINDER
 
     def _send(self) -> None:
         self._told_at = time.monotonic()

@@ -25,6 +25,10 @@ class Pins:
         """After every worker has said that the candidate is safe."""
         return Pins(self.candidate, None) if self.candidate is not None else self
 
+    def renounced(self) -> Pins:
+        """After a worker has said that it does not have the candidate."""
+        return Pins(self.committed, None)
+
 
 def victim(held: Sequence[int | None], pins: Pins, reading: int | None = None) -> int | None:
     """The slot to write the next snapshot to: an empty one, else the oldest that is neither pinned nor being read.

@@ -25,6 +25,8 @@ VERSION: Final = 1
 CONNECT_TIMEOUT: Final = 5.0
 TIMEOUT: Final = 30.0
 """Seconds without a byte after which a peer counts as gone."""
+_ALIVE: Final = 5
+"""Seconds between questions whether the other side's node is there."""
 _LENGTH: Final = struct.Struct("<I")
 _MOST: Final = 256 * 2**20
 _NICE: Final = 10
@@ -84,9 +86,13 @@ def admit(link: socket.socket, key_of: Callable[[int], str | None]) -> int | Non
 
 
 def prepare(link: socket.socket) -> None:
-    """Set what every connection has."""
+    """Set what every connection has. A node that is gone is noticed also while nothing is sent."""
     link.settimeout(TIMEOUT)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ALIVE)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ALIVE)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
 
 
 def send(link: socket.socket, message: dict[str, Any], data: bytes | memoryview = b"") -> None:

@@ -29,6 +29,8 @@ _BLOCK: Final = 4 * CHUNK
 """Bytes that are read, proved and sent at a time: they stay in a core's cache meanwhile."""
 _PAUSE: Final = 1.0
 """Seconds after which buddies that could not take a copy are asked again."""
+_SLOWEST: Final = 200e6
+"""Bytes per second at which a buddy has the memory for a copy, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ class Replicator:
             if held is None or held.header.edition.step != notice.step:
                 return True  # overwritten: the worker has another wish by now
             copies = self._copy(held, circle)
-        except (Damaged, NewerFormat) as error:
+        except (Damaged, NewerFormat) as error:  # the worker asks again, with a new head
             self._complain(str(error))
-            return True
+            return False
         if copies < circle.copies or (not circle.copies and slot.compute(held) is None):
             return False
         self._store.say(self._local_rank, Ack(notice.round, notice.step, copies))
@@ -117,7 +119,13 @@ class Replicator:
         with protocol.as_gone(address):
             head = held.stem.with_suffix(slot.HEAD).read_bytes()
             protocol.send(link, {"do": "put", "head": len(head), "size": held.header.size}, head)
-            _expect_ok(protocol.receive(link), address)
+            # The first time it has to find the memory.
+            link.settimeout(protocol.TIMEOUT + held.header.size / _SLOWEST)
+            answer = protocol.receive(link)
+            link.settimeout(protocol.TIMEOUT)
+            _expect_ok(answer, address)
+            if answer.get("there"):
+                return
             digests = _stream(link, held)
             if not held.stands:
                 protocol.send(link, {"error": "the snapshot was overwritten meanwhile"})
@@ -125,7 +133,8 @@ class Replicator:
                 raise PeerGone(f"{held.name} was overwritten while it was sent")
             protocol.send(link, {"chunks": digests})
             _expect_ok(protocol.receive(link), address)
-        slot.put_sums(held, digests)
+        if held.stands:
+            slot.put_sums(held, digests)
 
     def _link(self, address: str, by: Pass) -> socket.socket:
         key = f"{by.round} {address}"

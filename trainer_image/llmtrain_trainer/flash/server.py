@@ -82,7 +82,9 @@ class Server:
                 case "list":
                     protocol.send(link, told(survey(self._store, 0)))
                 case "put" if self._key_of(number) is not None:
-                    self._replicas.take_in(link, asked, number)
+                    link.settimeout(protocol.TIMEOUT)
+                    self._replicas.take_in(link, asked, number, lambda: self._key_of(number) is not None)
+                    link.settimeout(_IDLE)
                 case _:
                     return
 
@@ -121,8 +123,11 @@ class Replicas:
         self._copies: dict[tuple[int, int], list[_Copy]] = {}
         self._lock = threading.Lock()
 
-    def take_in(self, link: socket.socket, asked: dict[str, Any], number: int) -> None:
-        """One copy, sent by a member of round `number`; answers how it ended."""
+    def take_in(self, link: socket.socket, asked: dict[str, Any], number: int, is_current: Callable[[], bool]) -> None:
+        """One copy, sent by a member of round `number`; answers how it ended.
+
+        `is_current`: whether this member is still in that round. In a later one the copy would be nobody's.
+        """
         head = protocol.exactly(link, int(asked["head"]))
         protocol.yield_to_training()
         header = headers.decode(head, "a peer's snapshot")
@@ -132,8 +137,11 @@ class Replicas:
         if copy is None:
             protocol.send(link, {"ok": False, "error": "the last copy is still coming in"})
             return
+        if not copy.busy:
+            protocol.send(link, {"ok": True, "there": True})
+            return
         try:
-            if self._fill(link, copy.slot, header, head):
+            if self._fill(link, copy.slot, header, head, is_current):
                 copy.step = header.edition.step
                 protocol.send(link, {"ok": True})
         finally:
@@ -141,7 +149,9 @@ class Replicas:
             copy.slot = Slot(copy.slot.stem)
             copy.busy = False
 
-    def _fill(self, link: socket.socket, room: Slot, header: Header, head: bytes) -> bool:
+    def _fill(
+        self, link: socket.socket, room: Slot, header: Header, head: bytes, is_current: Callable[[], bool]
+    ) -> bool:
         """Whether it has come whole; if not, the sender knows why."""
         try:
             room.withdraw()
@@ -155,6 +165,10 @@ class Replicas:
         if end.get("chunks") != digests:
             protocol.send(link, {"ok": False, "error": str(end.get("error") or "other bytes came than were sent")})
             return False
+        if not is_current():
+            slot.remove(room.stem)
+            protocol.send(link, {"ok": False, "error": "the round is over"})
+            return False
         try:
             slot.put_sums(room.publish(header, head), digests)
         except StoreFull as full:
@@ -164,7 +178,11 @@ class Replicas:
         return True
 
     def _begin(self, header: Header) -> _Copy | None:
-        """The one to overwrite: the oldest. Those of earlier rounds are given up by the workers, in their time."""
+        """The one that is there already, not busy; or the one to overwrite, busy from now on.
+
+        That is never one of the two newest, of which one may be committed and the other about to be. Those of earlier
+        rounds are given up by the workers, in their time.
+        """
         edition = header.edition
         with self._lock:
             copies = self._copies.get((edition.round, header.rank))
@@ -172,11 +190,15 @@ class Replicas:
                 copies = [_Copy(self._store.replica(edition, header.rank, number)) for number in range(COPIES)]
                 self._copies = {key: kept for key, kept in self._copies.items() if key[0] >= edition.round - 1}
                 self._copies[edition.round, header.rank] = copies
-            oldest = min(copies, key=lambda copy: copy.step)
-            if oldest.busy:  # a connection that broke, and is still being emptied
-                return None
-            oldest.step, oldest.busy = -1, True
-            return oldest
+            for copy in copies:
+                if copy.step == edition.step and self._store.holds(copy.slot, edition):
+                    return copy
+            newest = sorted(copies, key=lambda copy: copy.step)[1 - COPIES :]
+            # Busy is also a connection that broke, until it is emptied.
+            room = next((copy for copy in copies if not copy.busy and (copy.step < 0 or copy not in newest)), None)
+            if room is not None:
+                room.step, room.busy = -1, True
+            return room
 
 
 @dataclass(slots=True)

@@ -24,7 +24,6 @@ from llmtrain_trainer.flash.cadence import Every, Measured, Pace, pace
 from llmtrain_trainer.flash.notices import Notices
 from llmtrain_trainer.flash.protocol import Pass
 from llmtrain_trainer.flash.recall import Recall, Recalled
-from llmtrain_trainer.flash.slot import StoreFull
 from llmtrain_trainer.flash.snapshots import SLOTS, Snapshots, Who
 from llmtrain_trainer.flash.state import State
 from llmtrain_trainer.flash.store import Store
@@ -43,7 +42,8 @@ class Session:
 
     `spare`: slots beside the usual ones, because snapshots are read for long (to persist them).
 
-    `recall.survey`, `recall.load`, `begin`, `take_and_wait` are collective; `settle` is done by all alike.
+    `recall.survey`, `recall.load`, `begin`, `take_last` and `wait_until_safe` are collective; `settle` is done by all
+    alike.
     """
 
     def __init__(self, flash: Flash, worker: Worker, reporter: Reporter, store: Store, spare: int = 0) -> None:
@@ -99,7 +99,9 @@ class Session:
             self._copies.append(now - self._nominated_at)
         return {
             "unready": not ready,
+            "troubled": not ready and self.snapshots.trouble is not None,
             "safe": safe,
+            "lost": self.snapshots.lost,
             "snap": self._wish(step) if self._worker.is_first else 0,
         }
 
@@ -110,6 +112,8 @@ class Session:
         """
         if votes.safe >= self._worker.world_size:
             self._commit()
+        elif votes.lost:
+            self.snapshots.renounce()
         is_due = bool(votes.snap or needed) and self.snapshots.newest != int(standing["step"])
         if is_due and votes.unready:
             self._tell(put_off=self._told.put_off + 1)
@@ -118,28 +122,43 @@ class Session:
         self._boundary = time.perf_counter()
         return not (is_due and votes.unready)
 
-    def take_and_wait(self, state: State, standing: dict[str, Any]) -> bool:
-        """Have this step's snapshot safe on all workers; whether it is. For the end of a round."""
+    def take_last(self, state: State, standing: dict[str, Any]) -> None:
+        """Have this step's snapshot on all workers, or on none if there is no memory. For the end of a round."""
         step, end = int(standing["step"]), time.monotonic() + _SETTLING
-        while True:
-            mine = self.snapshots.acknowledged, not self._is_ready(), time.monotonic() > end
-            safe, unready, late = self._worker.sums(*mine)
+        while self.snapshots.newest != step:
+            ready = self._is_ready()
+            is_hopeless = time.monotonic() > end or (not ready and self.snapshots.trouble is not None)
+            unready, hopeless = self._worker.sums(not ready, is_hopeless)
+            if not unready:
+                self._take(state, standing, nominate=True)
+            elif hopeless:
+                return
+            else:
+                time.sleep(_POLL)
+
+    def wait_until_safe(self, step: int) -> bool:
+        """Whether the snapshot of `step`, the newest, is safe on all workers. For the end of a round."""
+        end = time.monotonic() + _SETTLING
+        while self.snapshots.newest == step != self.snapshots.pins.committed:
+            safe, lost, late = self._worker.sums(
+                self.snapshots.acknowledged, self.snapshots.lost, time.monotonic() > end
+            )
             if safe >= self._worker.world_size:
                 self._commit()
-            if self.snapshots.pins.committed == step or late:
-                return self.snapshots.pins.committed == step
-            if self.snapshots.newest != step and not unready:
-                self._take(state, standing, nominate=True)
-            elif self.snapshots.newest == step and self.snapshots.pins.candidate is None:
+            elif lost or late:
+                break
+            elif self.snapshots.pins.candidate is None:
                 self.snapshots.nominate()
-            time.sleep(_POLL)
+            else:
+                time.sleep(_POLL)
+        return self.snapshots.pins.committed == step
 
     def _is_ready(self) -> bool:
-        try:
-            return self.snapshots.ready
-        except (StoreFull, OSError) as error:
-            self._tell(trouble=f"no memory for snapshots: {error}")
-            return False
+        trouble = self.snapshots.trouble
+        text = f"no memory for snapshots: {trouble}" if trouble is not None else ""
+        if text != self._told.trouble:
+            self._tell(trouble=text)
+        return self.snapshots.ready
 
     def _take(self, state: State, standing: dict[str, Any], *, nominate: bool) -> None:
         before = self.snapshots.pins.candidate

@@ -2,6 +2,7 @@
 
 Every worker calls `take` and `commit` at the same boundaries, so that all of them pin the same steps. Guarantee: from
 the first commit on there is at every instant a step whose snapshots are complete on all workers and that is committed.
+A snapshot that one worker could not take is given up by all; one whose head could not be written gets it later.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from llmtrain_trainer.checkpoint.extents import Copier, Extents
 from llmtrain_trainer.checkpoint.layout import Segment
 from llmtrain_trainer.flash.header import CHUNK, Edition, Fixed, Header, encode
 from llmtrain_trainer.flash.notices import Notices
-from llmtrain_trainer.flash.pins import Pins, victim
+from llmtrain_trainer.flash.pins import Pins
+from llmtrain_trainer.flash.rooms import Room, Rooms
 from llmtrain_trainer.flash.slot import Held, Slot, StoreFull
 from llmtrain_trainer.flash.state import State
 from llmtrain_trainer.flash.store import Store
@@ -43,10 +45,13 @@ class Who:
 
 
 @dataclass(slots=True)
-class _Room:
-    slot: Slot
-    step: int | None
-    memory: torch.Tensor
+class _Taken:
+    """A snapshot in its room; `fixed` is its header's, encoded. `held`: as published, None if it could not be."""
+
+    room: Room
+    header: Header
+    fixed: bytes
+    held: Held | None = None
 
 
 class Snapshots:
@@ -58,17 +63,18 @@ class Snapshots:
         self._store, self._who, self._notices = store, who, notices
         self._copier = Copier(device)
         self._slots = [store.own(who.local_rank, number) for number in range(slots)]
-        self._rooms: list[_Room] = []  # those whose memory is ready; a thread adds to them
+        self._rooms = Rooms(pinned=self._copier.pinned)
         self._kept: list[Slot] = []  # what the round began from, in another size
         self._size = 0
         self._identity: tuple[int, ...] = ()
         self._layout = Extents((), ())
         self._fixed, self._encoded = Fixed("", (), {}, {}), b""
         self._model: dict[str, Any] = {}
-        self._trouble: Exception | None = None
+        self._unwritten: StoreFull | None = None
         self._publishing: threading.Thread | None = None
         self._reading: int | None = None
-        self._newest_held: Held | None = None
+        self._newest: _Taken | None = None
+        self._candidate: _Taken | None = None
 
     def prepare(self, state: State, model: dict[str, Any], began: Edition | None) -> int:
         """Have the slots' memory, in the background; bytes of one, head and checksums too.
@@ -89,15 +95,23 @@ class Snapshots:
         if began:
             self.pins = Pins(committed=began.step)
         # What is free first: the next snapshot is to go there.
-        self._reserve(sorted(steps, key=lambda pair: pair[1] is not None))
+        self._rooms.reserve(sorted(steps, key=lambda pair: pair[1] is not None), size)
         return size + 2 * (head + _CHANGING) + size // CHUNK * _SUM + 4 * mmap.PAGESIZE
 
     @property
     def ready(self) -> bool:
-        """Whether there is memory for the next snapshot. Raises what reserving it raised."""
-        if self._trouble is not None:
-            raise self._trouble
-        return self._victim() is not None
+        """Whether there is memory for the next snapshot."""
+        return self._rooms.free(self.pins, self._reading) is not None
+
+    @property
+    def trouble(self) -> Exception | None:
+        """Why there is none, or why the newest snapshot is of no use to anybody else."""
+        return self._rooms.trouble or self._unwritten
+
+    @property
+    def lost(self) -> bool:
+        """Whether this worker could not take its candidate."""
+        return self.pins.candidate is not None and self._candidate is None
 
     def take(self, state: State, training: dict[str, Any], *, nominate: bool) -> float:
         """Copy the state into a slot and publish it; the seconds that took. Has to be `ready`.
@@ -107,27 +121,29 @@ class Snapshots:
         began, step = time.perf_counter(), int(training["step"])
         self._finish_publishing()
         layout = self._layout_of(state)
-        room = self._victim()
+        room = self._rooms.free(self.pins, self._reading)
         if room is None:
             raise AssertionError("there is no slot for a snapshot")
         room.step = None
         room.slot.withdraw()
-        if len(room.memory) < layout.size:  # an optimizer with more state than was expected
-            try:
-                room.memory = self._memory(room.slot, layout.size)
-            except StoreFull as full:
-                self._trouble = full
-                return time.perf_counter() - began
+        # The same on all workers, also if this one cannot take it.
+        self.newest, self._newest = step, None
+        self.pins = self.pins.taken(step, nominate=nominate)
+        is_candidate = self.pins.candidate == step
+        if not self._rooms.grow(room, layout.size):  # an optimizer with more state than was expected
+            return time.perf_counter() - began
         self._copier.copy(layout.extents, room.memory)
         edition = Edition(step, self._who.round, self._who.world_size)
         header = Header(edition, self._who.rank, self._fixed, state.numbers(), training, state.rng())
-        room.step = self.newest = step
-        self.pins = self.pins.taken(step, nominate=nominate)
+        room.step = step
+        self._newest = taken = _Taken(room, header, self._encoded)
+        if is_candidate:
+            self._candidate = taken
         if self._copier.pinned:
-            self._publishing = threading.Thread(target=self._publish, args=(room, header), name="flash", daemon=True)
+            self._publishing = threading.Thread(target=self._publish, args=(taken,), name="flash", daemon=True)
             self._publishing.start()
         else:
-            self._publish(room, header)
+            self._publish(taken)
         return time.perf_counter() - began
 
     def before_update(self) -> None:
@@ -137,50 +153,64 @@ class Snapshots:
     @property
     def acknowledged(self) -> bool:
         """Whether this worker's candidate is safe."""
-        return self.pins.candidate is not None and self._notices.is_safe(self.pins.candidate)
+        if self._candidate is None or self.pins.candidate is None:
+            return False
+        is_overdue = self._notices.is_overdue
+        if self._notices.is_safe(self.pins.candidate):
+            return True
+        if is_overdue:
+            self._heal(self._candidate)
+        return False
 
     def nominate(self) -> None:
         """The newest snapshot is to be made safe; there is no other candidate."""
         self._finish_publishing()
-        if self.newest is not None and self._newest_held:
-            self.pins = self.pins.taken(self.newest, nominate=True)
-            self._notices.tell(self._newest_held, candidate=True)
+        if self.newest is None:
+            return
+        self.pins, self._candidate = self.pins.taken(self.newest, nominate=True), self._newest
+        if self._newest and self._newest.held:
+            self._notices.tell(self._newest.held, candidate=True)
 
     def commit(self) -> None:
         """All workers' candidates are safe."""
-        self.pins = self.pins.acknowledged()
+        self.pins, self._candidate = self.pins.acknowledged(), None
         if self._kept:
             kept, self._kept = self._kept, []
-            self._reserve([(slot, None) for slot in kept])
+            self._rooms.reserve([(slot, None) for slot in kept], self._size)
+
+    def renounce(self) -> None:
+        """Some worker's candidate is lost."""
+        self.pins, self._candidate = self.pins.renounced(), None
 
     def read(self, step: int) -> tuple[Sequence[Segment], memoryview] | None:
         """The snapshot of `step`, the newest, which stays as it is until `release`; None if there is none."""
         self._finish_publishing()
-        for room in self._rooms:
-            if room.step == step == self.newest:
-                self._reading = step
-                return self._layout.segments, room.slot.memory[: self._layout.size]
-        return None
+        taken = self._newest
+        if taken is None or step != self.newest:
+            return None
+        self._reading = step
+        return self._layout.segments, taken.room.slot.memory[: self._layout.size]
 
     def release(self) -> None:
         """What was being read may be overwritten."""
         self._reading = None
 
-    def _victim(self) -> _Room | None:
-        rooms = list(self._rooms)
-        number = victim([room.step for room in rooms], self.pins, self._reading)
-        return None if number is None else rooms[number]
-
-    def _publish(self, room: _Room, header: Header) -> None:
+    def _publish(self, taken: _Taken) -> None:
         self._copier.wait()
         try:
-            held = room.slot.publish(header, encode(header, self._encoded))
-        except StoreFull as full:  # told at the next boundary; from then on there are no snapshots
-            room.slot.withdraw()
-            room.step, self._trouble = None, full
+            taken.held = taken.room.slot.publish(taken.header, encode(taken.header, taken.fixed))
+        except StoreFull as full:  # its data are there: to be saved they need no head, a candidate gets one later
+            taken.room.slot.withdraw()
+            self._unwritten = full
             return
-        self._newest_held = held
-        self._notices.tell(held, candidate=self.pins.candidate == header.edition.step)
+        self._unwritten = None
+        self._notices.tell(taken.held, candidate=self.pins.candidate == taken.header.edition.step)
+
+    def _heal(self, candidate: _Taken) -> None:
+        """A head that could not be written, or was damaged since: until it is there nothing more is committed."""
+        is_busy = self._publishing is not None and self._publishing.is_alive()
+        if not is_busy and (candidate.held is None or not candidate.held.stands):
+            self._publish(candidate)
 
     def _finish_publishing(self) -> None:
         if self._publishing is not None:
@@ -194,21 +224,3 @@ class Snapshots:
             self._fixed = Fixed(self._who.job_uid, self._layout.segments, state.shapes(), self._model)
             self._encoded = self._fixed.encode()
         return self._layout
-
-    def _reserve(self, slots: Sequence[tuple[Slot, int | None]]) -> None:
-        def work() -> None:
-            try:
-                for slot, step in slots:
-                    self._rooms.append(_Room(slot, step, self._memory(slot, self._size)))
-            except Exception as error:  # noqa: BLE001 - raised where it is waited for
-                self._trouble = error
-
-        threading.Thread(target=work, name="flash-memory", daemon=True).start()
-
-    def _memory(self, slot: Slot, size: int) -> torch.Tensor:
-        slot.reserve(size)
-        memory = torch.frombuffer(slot.memory, dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
-        if self._copier.pinned and size:
-            runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-            torch.cuda.check_error(runtime.cudaHostRegister(memory.data_ptr(), size, 1))
-        return memory

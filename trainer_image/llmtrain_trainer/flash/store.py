@@ -110,8 +110,7 @@ class Store:
 
     def drop_replicas(self, before: int, keep: Edition | None) -> None:
         """Give back the memory of copies made in rounds before `before`, but for those of one edition."""
-        for path in self.root.glob(f"{_REPLICA}-*{slot.DATA}"):
-            stem = path.with_suffix("")
+        for stem in {self.root / path.name.partition(".")[0] for path in self.root.glob(f"{_REPLICA}-*.*")}:
             if int(stem.name.split("-")[1]) < before and (keep is None or not self.holds(Slot(stem), keep)):
                 slot.remove(stem)
 
