@@ -30,6 +30,7 @@ def round_of(server):
 
 def test_who_waits_ends_with_who_writes(writer, tmp_path):
     """There may be nothing that is newer than what storage has: nobody waits out the grace period for it."""
+    (tmp_path / "c").mkdir()
     catalog = Catalog(open_storage(f"file://{tmp_path}/c"))
     began = time.monotonic()
     _wait(catalog, round_of(writer), "u0", began + 1)
