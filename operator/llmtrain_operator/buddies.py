@@ -1,17 +1,21 @@
 """Who keeps copies of whose snapshots. Pure.
 
-Members stand in a ring, and each one's copies go to those after it: so everyone keeps as many copies as everyone else.
-The ring is ordered so that neighbours are as far apart as may be: in other zones, else other racks, else other nodes.
+Members stand in a ring in order of their places, and everyone's copies go to the member a fixed way further on: so all
+keep as many copies as all others. The way is chosen so that as few as may be stay on the same node, then in the same
+rack, then in the same zone; as long as no domain has more than half of the members, none does.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
+from functools import cache
 from typing import Final
 
 CHOICES: Final = 4
 """Buddies that are named for each member: the later ones stand in for those that fail."""
+_NEAR: Final = 8
+"""Ways up to this one are tried in any case."""
 
 Place = tuple[str, ...]
 """Where a member is, the widest domain first: (zone, rack, node). All places have the same length."""
@@ -19,38 +23,43 @@ Place = tuple[str, ...]
 
 def choose(places: Sequence[Place]) -> tuple[tuple[int, ...], ...]:
     """For each member (by rank) the ranks of its buddies, the best first."""
-    ring = _apart(list(range(len(places))), places, 0)
-    at = {rank: position for position, rank in enumerate(ring)}
-    most = min(CHOICES, len(places) - 1)
-    return tuple(
-        tuple(ring[(at[rank] + step) % len(ring)] for step in range(1, most + 1)) for rank in range(len(places))
-    )
+    size = len(places)
+    ring = sorted(range(size), key=lambda rank: (places[rank], rank))
+    ways = _ways([places[rank] for rank in ring])
+    found: list[tuple[int, ...]] = [()] * size
+    for at, rank in enumerate(ring):
+        found[rank] = tuple(ring[(at + way) % size] for way in ways)
+    return tuple(found)
 
 
-def _apart(ranks: list[int], places: Sequence[Place], level: int) -> list[int]:
-    """The members in an order in which neighbours differ in the domain of this level as often as possible."""
-    if not ranks or level >= len(places[ranks[0]]):
-        return ranks
-    domains: dict[str, list[int]] = {}
-    for rank in ranks:
-        domains.setdefault(places[rank][level], []).append(rank)
-    groups = sorted((_apart(group, places, level + 1) for group in domains.values()), key=len, reverse=True)
-    if len(groups) == 1:
-        return groups[0]
-    # In columns, as cards are dealt: those of one domain are as far apart as there are other domains.
-    dealt = [rank for row in zip_longest(*groups) for rank in row if rank is not None]
-    return _spread(dealt, groups[0])
+def _ways(ring: Sequence[Place]) -> list[int]:
+    """How far along the ring the copies go, the best first: away from the member, and from its other copies."""
+    size = len(ring)
+
+    @cache
+    def apart(way: int) -> tuple[int, ...]:
+        """How many are in another node, rack, zone than the member that far along, the narrowest domain first."""
+        pairs = [(place, ring[(at + way) % size]) for at, place in enumerate(ring)]
+        levels = range(len(ring[0])) if ring else range(0)
+        return tuple(sum(one[: n + 1] != other[: n + 1] for one, other in pairs) for n in reversed(levels))
+
+    candidates = _candidates(ring)
+    chosen: list[int] = []
+    while len(chosen) < CHOICES and candidates:
+        best = max(
+            candidates,
+            key=lambda way: (apart(way), min((apart((way - other) % size) for other in chosen), default=()), -way),
+        )
+        candidates.remove(best)
+        chosen.append(best)
+    return chosen
 
 
-def _spread(dealt: list[int], largest: list[int]) -> list[int]:
-    """Dealing leaves the rest of the largest domain in a row at the end: put it between the others of it."""
-    if 2 * len(largest) <= len(dealt):
-        return dealt
-    others = [rank for rank in dealt if rank not in set(largest)]
-    each = len(largest) / max(1, len(others))
-    ordered, taken = [], 0
-    for number, other in enumerate(others, 1):
-        upto = round(number * each)
-        ordered += [*largest[taken:upto], other]
-        taken = upto
-    return ordered + largest[taken:]
+def _candidates(ring: Sequence[Place]) -> list[int]:
+    """Ways worth trying: the next ones, and those that lead out of the largest zone, rack, node, once and twice."""
+    size = len(ring)
+    ways = set(range(1, _NEAR + 1))
+    for level in range(len(ring[0]) if ring else 0):
+        largest = max(Counter(place[: level + 1] for place in ring).values())
+        ways |= {largest, 2 * largest}
+    return sorted(way for way in ways if 0 < way < size)

@@ -246,8 +246,9 @@ class Controller:
                     await self._cluster.patch_desired(newest, value)
             case CreatePod(index, incarnation):
                 assert spec is not None
-                size = scheduling.group_size(spec, self._cluster.pods(job.key))
-                await self._cluster.create(manifests.member_pod(job, spec, index, incarnation, self._settings, size))
+                others = self._cluster.pods(job.key)
+                size, settings = scheduling.group_size(spec, others), manifests.like(self._settings, spec, others)
+                await self._cluster.create(manifests.member_pod(job, spec, index, incarnation, settings, size))
                 self._refused.get(job.key, {}).pop(index, None)
             case DeletePod(name, uid, reason):
                 log.info("%s: deleting pod %s: %s", job.key, name, reason)

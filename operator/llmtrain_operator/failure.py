@@ -109,7 +109,8 @@ def _same(failure: Failure, history: History) -> bool:
     if last is None:
         return False
     if is_secondary(failure):
-        return is_secondary(last)  # their messages name addresses and ports that change
+        # Their messages name addresses and ports that change; what tells is that nothing was trained in between.
+        return is_secondary(last) and failure.step <= last.step and history.calm_for < CALM
     if failure.reason in _INFRASTRUCTURE:
         # Theirs name pods; what tells is that nothing was trained in between, and not long ago.
         return failure.reason == last.reason and failure.step <= last.step and history.calm_for < CALM

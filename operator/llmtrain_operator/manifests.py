@@ -7,8 +7,8 @@ Pure. Every object is owned by the job, so deleting the job leaves nothing behin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llmtrain_operator import estimate, network, places, quantity, scheduling
@@ -16,7 +16,7 @@ from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
 from llmtrain_operator.policy import UNLIMITED, Policy
-from llmtrain_operator.state import JobView
+from llmtrain_operator.state import JobView, PodView
 
 UID: Final = 65532
 DEFAULT_GRACE_SECONDS: Final = 60
@@ -150,6 +150,17 @@ def _owner(job: JobView) -> list[dict[str, Any]]:
     ]
 
 
+def like(settings: Settings, spec: JobSpec, others: Collection[PodView]) -> Settings:
+    """The settings by which the `others` of the job that live were made, as to the image: workers of two versions do
+    not understand each other. After an upgrade that is the old one until the job has no pod left."""
+    image = next((pod.trainer for pod in others if pod.trainer and pod.phase == "Running" and not pod.deleting), None)
+    if image is None:
+        return settings
+    if _foreign_image(spec, settings):
+        return replace(settings, operator_image=image)
+    return settings if spec.image else replace(settings, trainer_image=image)
+
+
 def _foreign_image(spec: JobSpec, settings: Settings) -> bool:
     return spec.image is not None and spec.image != settings.trainer_image
 
@@ -160,7 +171,7 @@ def _init_containers(spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "name": "agent",
+            "name": names.AGENT_CONTAINER,
             "image": settings.operator_image,
             "imagePullPolicy": settings.image_pull_policy,
             "command": ["cp", "-r", "/opt/llmtrain-agent/.", AGENT_DIRECTORY],

@@ -136,17 +136,23 @@ def next_judgement(agents: Mapping[str, AgentView]) -> float | None:
     return min((limit - silent for silent, limit in limits if 0 < silent <= limit), default=None)
 
 
-def candidates(pods: Sequence[PodView], agents: Mapping[str, AgentView], number: int) -> tuple[Member, ...]:
+def candidates(
+    pods: Sequence[PodView], agents: Mapping[str, AgentView], number: int, *, left_only: bool = False
+) -> tuple[Member, ...]:
     """Members that could be in a round after `number`, by index: live pods whose agents are connected and offer an
     unused store. An agent that offers none while it runs is first told to wait; it joins and offers one then.
+
+    `left_only`: only those that have left the last round, because one that has not may be the cause of its end, dead
+    and not yet missed.
     """
+    states = ("joining",) if left_only else ("joining", "running")
     ready = []
     for pod in pods:
         agent = agents.get(pod.uid)
         report = agent.report if agent and agent.connected else None
         if report is None or pod.deleting or pod.phase in ("Failed", "Succeeded"):
             continue
-        if report.state in ("joining", "running") and report.store_port and report.round <= number:
+        if report.state in states and report.store_port and report.round <= number:
             where = report.host, report.store_port, report.flash_port
             ready.append(Member(pod.index, pod.incarnation, pod.name, pod.uid, *where))
     return tuple(sorted(ready, key=lambda member: member.index))

@@ -23,7 +23,8 @@ class PodView:
     Error, ...), what one waits for (ImagePullBackOff, CreateContainerError, ...). Empty while all is well.
     `exit_code` is the trainer container's, once it has ended. `unschedulable_message` is the scheduler's or the gate's
     explanation while `scheduled` is False. `owner` is the UID of the controlling job object. `group_size`: how many
-    members are scheduled together with it, 0 if it stands alone.
+    members are scheduled together with it, 0 if it stands alone. `trainer`: the image that its agent and the trainer's
+    library come from.
     """
 
     name: str
@@ -45,6 +46,7 @@ class PodView:
     unschedulable_message: str
     owner: str = ""
     group_size: int = 0
+    trainer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

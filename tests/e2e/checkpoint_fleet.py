@@ -196,6 +196,7 @@ def keep_in_memory(case, worker, state, directory):
     store = store_of(case["name"], directory)
     snapshots = Snapshots(store, who, worker.device, Notices(store, worker.rank, 1), 3)
     snapshots.prepare(state, {}, None)
+    snapshots.reserve()
     while not snapshots.ready:
         time.sleep(0.001)
     snapshots.take(state, {"step": case["steps"]}, nominate=True)

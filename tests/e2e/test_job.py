@@ -144,7 +144,7 @@ def test_a_node_that_dies_is_left_behind(kubectl: Kubectl, installed: Cluster) -
     try:
         kubectl.wait("ltj/j", "condition=Complete")
         status = kubectl.job("j")
-        assert (status["restarts"], status["failuresCounted"]) == (1, 0)
+        assert (status["restarts"], status["failuresCounted"]) == (1, 0), json.dumps(status["lastFailure"])
         # Whichever is noticed first: the connection that broke, or the silence.
         assert status["lastFailure"]["reason"] in ("PeerLost", "UserError", "PodLost")
         replaced = next(member for member in status["round"]["members"] if member["index"] == 1)

@@ -18,8 +18,11 @@ def places(*texts):
         (places("a/r1/n1", "a/r1/n2", "a/r2/n3", "a/r2/n4"), 1),
         (places("//n1", "//n1", "//n2", "//n2"), 2),
         (places("a//1", "a//2", "a//3", "b//4", "b//5", "b//6", "c//7", "c//8", "c//9"), 0),
+        (places("//A", "//A", "//B", "//C"), 2),
+        (places("//A", "//A", "//A", "//B", "//B", "//C"), 2),
+        (places("a//1", "a//1", "a//2", "a//2", "a//3", "b//4", "b//4", "b//4"), 2),
     ],
-    ids=["zones", "racks", "nodes", "three-zones"],
+    ids=["zones", "racks", "nodes", "three-zones", "one-node-of-two", "half-on-one-node", "uneven-zones"],
 )
 def test_a_copy_is_as_far_away_as_it_can_be(where, level):
     """In another zone where there are some, else in another rack, else on another node."""
@@ -37,6 +40,15 @@ def test_everyone_keeps_as_many_copies_as_everyone_else(where):
     for rank, each in enumerate(found):
         assert rank not in each
         assert len(set(each)) == len(each)
+
+
+@given(st.lists(st.sampled_from("ABCDE"), min_size=2, max_size=24))
+def test_none_keeps_its_copy_on_its_own_node_where_that_can_be_avoided(nodes):
+    """It can as long as no node has more than half of the members."""
+    found = choose([("", "", node) for node in nodes])
+    stay = sum(nodes[rank] == nodes[buddies[0]] for rank, buddies in enumerate(found))
+    largest = max(nodes.count(node) for node in nodes)
+    assert stay <= max(0, 2 * largest - len(nodes))
 
 
 def test_a_member_alone_has_no_buddy():

@@ -1,5 +1,7 @@
 """What snapshots in memory mean for a job: where it goes on, whether it is protected, what is persisted at the end."""
 
+import dataclasses
+
 import pytest
 
 from llmtrain_operator.api import FlashStatus, HolderStatus
@@ -115,6 +117,72 @@ def test_a_job_without_storage_grows_from_memory():
     shrinking.look(*(told(index) for index in range(3)))
     assert shrinking.status.round.ending is None
     assert shrinking.reason("Resizing") == "AtNextRound"
+
+
+def test_the_next_round_has_everybody_whose_memory_it_needs():
+    """Also those that are not wanted any more: without them the job would begin again at step 0."""
+    job = trained(checkpoint={})
+    job.fields["nodes"] = {"min": 1, "max": 3, "desired": 1}
+    job.look(*(told(index) for index in range(3)))
+    assert job.reason("Resizing") == "AtNextRound"
+    failed = agent(0, "failed", 1, failure=Failure("Killed", "signal 9", 1, rank=0, step=40))
+    job.look(failed, told(1), told(2))
+    for _ in range(3):
+        job.look(*(agent(index, "joining", 1) for index in range(3)))
+    held = {member.uid for member in job.status.round.members}
+    assert len(held) >= 2
+    assert covered(job.status.flash, held)
+
+
+def test_who_holds_memory_is_waited_for_but_not_for_ever():
+    """Its workers take some seconds to end; a member that never comes back costs what it held."""
+    job = Job(checkpoint={})
+    job.look(*(told(index, copies=0) for index in range(3)))
+    stuck = agent(2, "stopped", 1)
+    failed = agent(0, "failed", 1, failure=Failure("Killed", "signal 9", 1, rank=0, step=40))
+    job.look(failed, told(1, copies=0), stuck)
+    there = agent(0, "joining", 1), agent(1, "joining", 1), stuck
+    job.look(*there, after=8)
+    assert (job.members, job.decided.actions) == ([], ())
+    job.look(*there, after=60)
+    assert job.members == [0, 1]
+
+
+def test_a_member_that_has_not_left_a_round_of_lost_peers_may_be_the_lost_one():
+    """Its node is dead and its silence not yet noticed: a round with it would be lost in the same way."""
+    job = trained(checkpoint={})
+    lost = [agent(i, "failed", 1, failure=Failure("PeerLost", "connection reset", 1, rank=i, step=40)) for i in (0, 1)]
+    job.look(*lost, told(2))
+    job.look(*lost, told(2), after=3)
+    assert (job.status.restarts, job.status.failures_counted) == (1, 0)
+    left = [agent(index, "joining", 1) for index in (0, 1)]
+    job.look(*left, told(2))
+    assert job.members == []
+    job.look(*left, silent(told(2)))
+    job.look(*left, silent(told(2), 6), after=6)
+    assert job.members == [0, 1]
+
+
+def test_suspending_asks_those_who_have_memory():
+    """A pod that was never in a round has nothing to write."""
+    job = trained(checkpoint=STORAGE)
+    failed = [agent(i, "failed", 1, failure=Failure("Killed", "signal 9", 1, rank=i, step=40)) for i in (1, 2)]
+    pods = pod(0, uid="new", incarnation=2, name="j-0-2"), pod(1), pod(2)
+    job.look(*failed, pods=pods)
+    job.fields["suspend"] = True
+    newcomer = dataclasses.replace(agent(0), uid="new")
+    job.look(newcomer, *(agent(index, "joining", 1) for index in (1, 2)), pods=pods)
+    assert job.status.state == "Suspended"
+    assert {directive.persist for directive in job.decided.directives.values()} == {"u1"}
+
+
+def test_a_job_that_went_on_from_storage_does_not_lag_from_its_first_step():
+    """What it took up long ago is no lag."""
+    job = Job(checkpoint=STORAGE)
+    said = Checkpoints(step=1000, restored_step=1000)
+    flash = Flash(step=1001, committed=None, every=1)
+    job.look(*(training(index, 1, 1001, checkpoints=said, flash=flash) for index in range(3)))
+    assert job.reason("Degraded") == "AsExpected"
 
 
 def failing(index):

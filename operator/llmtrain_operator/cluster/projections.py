@@ -58,7 +58,15 @@ def pod_view(raw: Mapping[str, Any]) -> PodView | None:
         unschedulable_message="" if node else intern(_unplaced(spec, placement)),
         owner=intern(str((job_behind(raw) or {}).get("uid", ""))),
         group_size=_number((metadata.get("annotations") or {}).get(names.ANNOTATION_GROUP_SIZE)),
+        trainer=intern(_trainer_image(spec)),
     )
+
+
+def _trainer_image(spec: Mapping[str, Any]) -> str:
+    """What the agent was copied in from, or else the container's own."""
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    images = {container["name"]: container.get("image", "") for container in containers}
+    return str(images.get(names.AGENT_CONTAINER) or images.get(names.CONTAINER, ""))
 
 
 def node_view(raw: Mapping[str, Any]) -> NodeView:

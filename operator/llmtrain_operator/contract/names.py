@@ -26,6 +26,7 @@ ANNOTATION_DISCARD_PROGRESS: Final = f"{GROUP}/discard-progress"
 
 # A training pod
 CONTAINER: Final = "trainer"
+AGENT_CONTAINER: Final = "agent"  # an init container, where the image is not ours
 TOKEN_AUDIENCE: Final = f"{GROUP}/coordinator"
 DEFAULT_COORDINATOR_PORT: Final = 7443
 TORCHRUN_BACKEND: Final = "llmtrain"  # torchrun --rdzv-backend=...

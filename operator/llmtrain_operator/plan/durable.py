@@ -7,7 +7,7 @@ from llmtrain_operator.api import CheckpointStatus
 from llmtrain_operator.conditions import short, timestamp
 from llmtrain_operator.contract.wire import Checkpoints, Progress
 from llmtrain_operator.plan.draft import Draft
-from llmtrain_operator.plan.flash import restorable
+from llmtrain_operator.plan.flash import keepers, restorable
 
 
 def note_checkpoints(run: Draft) -> None:
@@ -87,7 +87,8 @@ def _say_whether_durable(run: Draft) -> None:
 
 def _say_whether_protected(run: Draft) -> None:
     flash = run.status.flash
-    if flash and flash.committed_step is not None and flash.copies and restorable(run) is not None:
+    whole = flash is not None and len(keepers(run)) == len(flash.holders)
+    if flash and flash.committed_step is not None and flash.copies and whole:
         count = "any member" if flash.copies == 1 else f"any {flash.copies} members"
         run.condition(
             "Protected", True, "MemoryCopies", f"training survives the loss of {count} without durable storage"

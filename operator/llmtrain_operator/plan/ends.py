@@ -17,7 +17,7 @@ MOST_SHOWN = 120
 """Characters of a wrong value that are repeated to the user."""
 STOP_PATIENCE = 120.0
 """Seconds after the end within which members stop by themselves; then their pods are deleted."""
-ACTIVITIES: Final[tuple[ConditionType, ...]] = ("Running", "Recovering", "Resizing")
+ACTIVITIES: Final[tuple[ConditionType, ...]] = ("Running", "Recovering", "Resizing", "Degraded")
 """Conditions that do not hold while the job is over or suspended."""
 
 
@@ -69,9 +69,11 @@ def suspending(run: Draft) -> bool:
     """Whether the job is to be suspended, and may be at once. One with durable storage saves first: see `resize`."""
     if not run.spec.suspend:
         return False
-    allowed = names.ANNOTATION_DISCARD_PROGRESS in run.job.annotations
-    if run.status.round is None or allowed or not _has_trained(run):
+    if run.status.round is None or names.ANNOTATION_DISCARD_PROGRESS in run.job.annotations:
         return True
+    told = run.status.progress
+    if told is None or told.phase in BEFORE_TRAINING or (told.step == 0 and not run.resumable):
+        return True  # nothing is lost
     if not run.resumable:
         run.condition(
             "Suspended",
@@ -81,12 +83,6 @@ def suspending(run: Draft) -> bool:
             f"with {names.ANNOTATION_DISCARD_PROGRESS}=true (llmtrain suspend --discard-progress)",
         )
     return False
-
-
-def _has_trained(run: Draft) -> bool:
-    """Whether the round has done steps that are not in a checkpoint."""
-    told = run.status.progress
-    return told is not None and told.phase not in BEFORE_TRAINING and told.step not in (0, run.checkpoint_step)
 
 
 def suspend(run: Draft) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from llmtrain_operator import progress
 from llmtrain_operator.api import FlashStatus, HolderStatus, RoundStatus
 from llmtrain_operator.conditions import short
-from llmtrain_operator.contract.wire import Flash, Progress
+from llmtrain_operator.contract.wire import Flash, Member, Progress
 from llmtrain_operator.plan.draft import Draft
 
 LAG = 20
@@ -21,7 +21,7 @@ def note_flash(run: Draft) -> None:
         return
     old = run.status.flash or FlashStatus()
     run.set(flash=_newer(old, told, told.flash, run.status.round))
-    _say_whether_degraded(run)
+    _say_whether_degraded(run, told)
 
 
 def restorable(run: Draft) -> int | None:
@@ -42,9 +42,32 @@ def last_gasp(run: Draft) -> str:
         return ""
     if step is None or step <= (run.checkpoint_step if run.checkpoint_step is not None else -1):
         return ""
-    living = _living(run)
-    members = [pod for pod in run.observed.pods if pod.uid in living]
+    keeping = keepers(run)
+    members = [pod for pod in run.observed.pods if pod.uid in keeping]
     return min(members, key=lambda pod: pod.index).uid if members else ""
+
+
+def keepers(run: Draft) -> frozenset[str]:
+    """UIDs of the living that were in the round whose snapshots are committed: they, and no others, have any."""
+    flash = run.status.flash
+    return _living(run) & {holder.uid for holder in flash.holders} if flash else frozenset()
+
+
+def with_memory(run: Draft, chosen: tuple[Member, ...], ready: Sequence[Member]) -> tuple[Member, ...] | None:
+    """`chosen`, and as many more of those that are `ready` as it takes to restore what is in memory, if that is newer
+    than what is in storage; None if those are not ready yet that it takes."""
+    flash, step = run.status.flash, restorable(run)
+    known = run.checkpoint_step
+    if flash is None or step is None or (known is not None and known >= step):
+        return chosen
+    members, uids = list(chosen), {member.uid for member in chosen}
+    for member in ready:
+        if covered(flash, uids):
+            break
+        if member.uid not in uids and member.uid in keepers(run):
+            members.append(member)
+            uids.add(member.uid)
+    return tuple(sorted(members, key=lambda member: member.index)) if covered(flash, uids) else None
 
 
 def covered(flash: FlashStatus, living: Collection[str]) -> bool:
@@ -90,11 +113,13 @@ def _newer(old: FlashStatus, told: Progress, said: Flash, stored: RoundStatus) -
     )
 
 
-def _say_whether_degraded(run: Draft) -> None:
+def _say_whether_degraded(run: Draft, told: Progress) -> None:
     flash = run.status.flash
     if flash is None:
         return
-    behind = (flash.step or 0) - (flash.committed_step or 0)
+    restored = told.checkpoints.restored_step if told.checkpoints else None
+    began = restored if flash.committed_step is None else flash.committed_step
+    behind = (flash.step or 0) - (began or 0)
     if flash.trouble:
         run.condition("Degraded", True, "NoSnapshots", flash.trouble)
     elif flash.step is not None and behind > LAG * (flash.every or 1):

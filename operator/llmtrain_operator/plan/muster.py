@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llmtrain_operator import membership, podset
 from llmtrain_operator.conditions import seconds
+from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Member
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import AgentView, PodView
@@ -32,7 +33,11 @@ def muster(run: Draft) -> Muster:
     agents, indexes = run.observed.agents, run.indexes
     unheard = membership.unheard(agents)
     live = podset.arrange(run.observed.pods, indexes, (), run.status.incarnations, unheard=unheard).live
-    ready = membership.candidates(tuple(live.values()), agents, run.status.rounds)
+    # Where a peer was lost all others hear of it from their own connections: who has not may be the one.
+    last = run.status.last_failure
+    peer_lost = run.status.state == "Recovering" and last is not None and last.reason == names.REASON_PEER_LOST
+    left_only = run.status.round is None and peer_lost
+    ready = membership.candidates(tuple(live.values()), agents, run.status.rounds, left_only=left_only)
     here = {member.index for member in ready}
     absent = {index: live.get(index) for index in indexes if index not in here}
     return Muster(

@@ -11,8 +11,11 @@ from llmtrain_operator.contract.wire import Failure, Member, Round
 from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
-from llmtrain_operator.plan.flash import restorable
+from llmtrain_operator.plan.flash import keepers, restorable, with_memory
 from llmtrain_operator.plan.muster import Muster, muster
+
+MEMORY_PATIENCE = 30.0
+"""Seconds that members are waited for without whom what is in memory cannot be restored, after the end of a round."""
 
 
 def watch_silence(run: Draft) -> None:
@@ -118,7 +121,20 @@ def await_round(run: Draft) -> None:
         run.condition("Running", False, "WaitingForMembers", formation.reason)
         _warn_of_shortage(run, there, formation.reason)
         return
-    _begin(run, formation.members, formation.reason)
+    members = with_memory(run, formation.members, _all_ready(run))
+    if members is None and _waited(run) < MEMORY_PATIENCE:
+        run.condition("Running", False, "WaitingForMembers", "members that hold what is in memory are not ready yet")
+        run.wake_in(MEMORY_PATIENCE - _waited(run))
+        return
+    more = len(members or ()) - len(formation.members)
+    reason = f"{formation.reason}, and {more} more with what they hold in memory" if more > 0 else formation.reason
+    _begin(run, members or formation.members, reason)
+
+
+def _all_ready(run: Draft) -> tuple[Member, ...]:
+    """Also those that are not wanted."""
+    live = tuple(pod for pod in run.observed.pods if pod.uid in keepers(run))
+    return membership.candidates(live, run.observed.agents, run.status.rounds)
 
 
 def _formation(run: Draft, there: Muster) -> membership.Formation:

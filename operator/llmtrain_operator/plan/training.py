@@ -12,7 +12,7 @@ from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.durable import note_checkpoints
 from llmtrain_operator.plan.ends import dismiss, finish, suspend
-from llmtrain_operator.plan.flash import note_flash
+from llmtrain_operator.plan.flash import keepers, note_flash
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.resize import decide, drained, left, over
@@ -107,7 +107,8 @@ def _note_successes(run: Draft, current: Round) -> frozenset[str]:
 
 def _arrange(run: Draft) -> None:
     stored = run.status.round
-    in_round = {member.uid for member in stored.members} if stored else set()
+    # Between rounds nobody goes who may be needed for what is in memory.
+    in_round = {member.uid for member in stored.members} if stored else set(keepers(run))
     done = {member.index for member in stored.members if member.succeeded} if stored else set()
     none_now = held_back(run) or run.observed.obstacle is not None
     refused = set(run.indexes) if none_now else done | run.observed.refused.keys()

@@ -88,6 +88,10 @@ class Membership:
                 self._report = dataclasses.replace(self._report, progress=progress)
 
     def _on_directive(self, directive: Directive) -> None:
+        last = self._directive
+        if last is not None and last.action == directive.action == "stop" and not directive.persist:
+            # Who is to write what is in memory is said while all pods are there; later there seems to be nobody.
+            directive = dataclasses.replace(directive, persist=last.persist)
         self._directive = directive
         self._news.put(None)
         if directive.action == "stop" and self._on_stop:

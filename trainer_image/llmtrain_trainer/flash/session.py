@@ -77,15 +77,23 @@ class Session:
         return cls(wanted.flash, worker, reporter, store, 1 if wanted.durable else 0) if store else None
 
     def begin(self, state: State, model: dict[str, Any], recalled: Recalled | None) -> None:
-        """The state is what training goes on with. Raises `ConfigError` on all workers if the store is too small."""
+        """The state is what training goes on with. Raises `ConfigError` on all workers if the store is too small.
+
+        Only in the first round: later, when fewer members than were foreseen share a state, there are no snapshots.
+        """
         self._store.cool()
         kept = recalled.edition if recalled else None
         self._store.withdraw_own(self._who.local_rank, kept)
         if self._who.local_rank == 0:
             self._store.drop_replicas(self._who.round, kept)
-        size = self.snapshots.prepare(state, model, kept)
-        sizes = self._worker.gather(size)
-        self._check_capacity(sizes)
+        sizes = self._worker.gather(self.snapshots.prepare(state, model, kept))
+        lacking = self._lacking(sizes)
+        if lacking is None:
+            self.snapshots.reserve()
+        elif self._who.round == 1:
+            raise ConfigError(lacking)
+        else:
+            self.snapshots.give_up(lacking)
         self._tell(kept=kept.step if kept else None, size=sum(sizes))
 
     def votes(self, step: int) -> dict[str, float]:
@@ -201,18 +209,19 @@ class Session:
         is_turn = self._nominated is None or step >= self._nominated + found.copy
         return _NOMINATE if is_turn else 1
 
-    def _check_capacity(self, sizes: Sequence[int]) -> None:
-        """Raises `ConfigError`: a store that is too small would kill a worker in the midst of training."""
+    def _lacking(self, sizes: Sequence[int]) -> str | None:
+        """What to do about a store that is too small, which would kill a worker in the midst of training."""
         pods = [sum(sizes[at : at + self._local_world]) for at in range(0, len(sizes), self._local_world)]
         copies = min(self._flash.replicas, len(pods) - 1)
         needed = max(pods) * (self._slots + SLOTS * copies)
         found = min(self._worker.gather(self._store.capacity))
-        if found < needed:
-            raise ConfigError(
-                f"spec.checkpoint.flash: snapshots need {needed} bytes of memory in each pod and there are {found}; "
-                f"set checkpoint.flash.memory to {needed} or more, lower checkpoint.flash.replicas, or spread the job "
-                "over more nodes"
-            )
+        if found >= needed:
+            return None
+        return (
+            f"spec.checkpoint.flash: snapshots need {needed} bytes of memory in each pod and there are {found}; "
+            f"set checkpoint.flash.memory to {needed} or more, lower checkpoint.flash.replicas, or spread the job "
+            "over more nodes"
+        )
 
     def _tell(self, **changes: Any) -> None:
         self._told = dataclasses.replace(self._told, **changes)

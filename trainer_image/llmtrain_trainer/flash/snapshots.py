@@ -65,6 +65,7 @@ class Snapshots:
         self._slots = [store.own(who.local_rank, number) for number in range(slots)]
         self._rooms = Rooms(pinned=self._copier.pinned)
         self._kept: list[Slot] = []  # what the round began from, in another size
+        self._wanted: list[tuple[Slot, int | None]] = []
         self._size = 0
         self._identity: tuple[int, ...] = ()
         self._layout = Extents((), ())
@@ -77,7 +78,7 @@ class Snapshots:
         self._candidate: _Taken | None = None
 
     def prepare(self, state: State, model: dict[str, Any], began: Edition | None) -> int:
-        """Have the slots' memory, in the background; bytes of one, head and checksums too.
+        """Find out what a snapshot needs: bytes of a slot, head and checksums too. `reserve` or `give_up` comes next.
 
         `began`: the edition that was restored.
         """
@@ -95,8 +96,16 @@ class Snapshots:
         if began:
             self.pins = Pins(committed=began.step)
         # What is free first: the next snapshot is to go there.
-        self._rooms.reserve(sorted(steps, key=lambda pair: pair[1] is not None), size)
+        self._wanted = sorted(steps, key=lambda pair: pair[1] is not None)
         return size + 2 * (head + _CHANGING) + size // CHUNK * _SUM + 4 * mmap.PAGESIZE
+
+    def reserve(self) -> None:
+        """Have the slots' memory, in the background."""
+        self._rooms.reserve(self._wanted, self._size)
+
+    def give_up(self, why: str) -> None:
+        """There are no snapshots in this round."""
+        self._rooms.trouble = MemoryError(why)
 
     @property
     def ready(self) -> bool:
