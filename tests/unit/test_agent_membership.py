@@ -216,6 +216,18 @@ async def test_all_addresses_are_tried(ground):
             await ground.report()
 
 
+async def test_who_is_to_persist_what_is_in_memory_is_not_forgotten(ground):
+    """The operator says so while the pods are there, and knows nobody any more when they are being deleted."""
+    async with ground.coordinator() as link, member(ground.environment()) as membership:
+        link.publish(wire.Publish("ns/job", {"uid-0": wire.Directive("stop", "suspended", persist="uid-0")}))
+        await order(membership, "stop")
+        link.publish(wire.Publish("ns/job", {"uid-0": wire.Directive("stop", "it is being deleted")}))
+        async with asyncio.timeout(10):
+            while membership.directive.reason != "it is being deleted":
+                await asyncio.to_thread(membership.wait, 0.1)
+        assert membership.directive.persist == "uid-0"
+
+
 async def test_a_stop_outlives_the_coordinator(ground):
     """Signals and directives to stop are final; torchrun is told by a callback, once."""
     told = []

@@ -263,6 +263,16 @@ def test_a_store_that_is_too_small_is_an_error_with_the_bytes_that_are_needed(st
         session_of(store, State())
 
 
+def test_a_store_that_is_too_small_for_fewer_members_ends_snapshots_and_not_the_job(store, monkeypatch):
+    """It was made for more of them; durable checkpoints go on."""
+    monkeypatch.setattr(Store, "capacity", 50_000)
+    state = State()
+    session, _ = session_of(store, state, number=2)
+    assert session.votes(1)["troubled"]
+    assert not boundary(session, state, 1)
+    assert "snapshots need" in told(session).trouble
+
+
 def test_the_last_snapshot_of_a_round_is_waited_for(store):
     """Those who leave know that what they leave is safe."""
     state = State()

@@ -11,6 +11,7 @@ from llmtrain_operator import manifests, quantity
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names
 from llmtrain_operator.state import JobView
+from tests.support import planner
 
 JOB = JobView("j", "d", "job-uid", 1)
 SETTINGS = manifests.Settings("trainer:1", "operator:1", "wss://c.llmtrain.svc:7443", "PEM", image_pull_secrets=("s",))
@@ -122,6 +123,20 @@ def test_an_image_of_the_users_gets_the_agent() -> None:
     assert trainer(pod)["command"][0] == f"{manifests.AGENT_DIRECTORY}/catatonit"
     assert environment(pod)["PYTHONPATH"] == manifests.AGENT_DIRECTORY
     assert not member()["spec"]["initContainers"]
+
+
+def test_a_member_that_comes_after_an_upgrade_is_like_those_that_run() -> None:
+    """Workers of two versions in one round would wait for each other for ever; a job without pods gets the new one."""
+    for job_spec, expected in (
+        (spec(), ("old:1", [])),
+        (spec(image="mine:1"), ("mine:1", ["old:1"])),
+        (spec(image=SETTINGS.trainer_image), ("trainer:1", [])),
+    ):
+        others = [planner.pod(0, trainer="broken:1", phase="Pending"), planner.pod(1, trainer="old:1")]
+        settings = manifests.like(SETTINGS, job_spec, others)
+        made = manifests.member_pod(JOB, job_spec, 2, 3, settings)
+        assert (trainer(made)["image"], [each["image"] for each in made["spec"]["initContainers"]]) == expected
+        assert manifests.like(SETTINGS, job_spec, others[:1]) == SETTINGS
 
 
 def test_claims_of_uris_are_mounted_once() -> None:

@@ -37,6 +37,13 @@ def test_a_working_pod():
     assert (view.reason, view.message, view.exit_code, view.deleting) == ("", "", None, False)
 
 
+def test_where_a_pods_trainer_comes_from():
+    """Its own image, or the one that the agent is copied in from."""
+    ours = {"containers": [{"name": "sidecar", "image": "s"}, {"name": "trainer", "image": "ours:1"}]}
+    assert pod_view(pod(spec=ours)).trainer == "ours:1"
+    assert pod_view(pod(spec=ours | {"initContainers": [{"name": "agent", "image": "op:1"}]})).trainer == "op:1"
+
+
 def test_a_pod_of_somebody_else_with_our_labels_has_no_job_behind_it():
     """Nobody may delete it as what a job left."""
     view = pod_view(pod({}, ownerReferences=[{"kind": "ReplicaSet", "uid": "theirs", "controller": True}]))
