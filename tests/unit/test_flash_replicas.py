@@ -78,11 +78,11 @@ def test_a_copy_is_the_same_and_proved(members):
     """Head, data and checksums; the own snapshot has its checksums then too."""
     first, second, _ = members
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (second.address,), 1))
+    replicator.assign(Circle(Pass(1, KEY), {second.address: 1}, 1))
     for step in range(1, 6):
         held = first.snapshot(step, fill=step)
         ask(replicator, held)
-        assert acknowledged(first.store, step).copies == 1
+        assert acknowledged(first.store, step).kept_by == (1,)
         (copy,) = (each for each in second.store.scan()[0] if each.header.edition.step == step)
         assert copy.header == held.header
         assert copy.mark == held.mark
@@ -97,9 +97,9 @@ def test_a_dead_buddy_is_replaced_by_the_next(members):
     first, second, third = members
     second.server.close()
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (second.address, third.address), 1))
+    replicator.assign(Circle(Pass(1, KEY), {second.address: 1, third.address: 2}, 1))
     ask(replicator, first.snapshot(1))
-    assert acknowledged(first.store, 1).copies == 1
+    assert acknowledged(first.store, 1).kept_by == (2,)
     assert [each.header.edition.step for each in third.store.scan()[0]] == [1]
 
 
@@ -107,9 +107,9 @@ def test_two_copies_are_two_members(members):
     """With `replicas: 2` two may be lost."""
     first, second, third = members
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (second.address, third.address), 2))
+    replicator.assign(Circle(Pass(1, KEY), {second.address: 1, third.address: 2}, 2))
     ask(replicator, first.snapshot(1))
-    assert acknowledged(first.store, 1).copies == 2
+    assert acknowledged(first.store, 1).kept_by == (1, 2)
     assert second.store.scan()[0][0].mark == third.store.scan()[0][0].mark
 
 
@@ -117,10 +117,10 @@ def test_without_buddies_a_snapshot_is_proved_at_home(members):
     """`replicas: 0`, or a member alone: it is as safe as it gets."""
     first, *_ = members
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (), 0))
+    replicator.assign(Circle(Pass(1, KEY), {}, 0))
     held = first.snapshot(1)
     ask(replicator, held)
-    assert acknowledged(first.store, 1).copies == 0
+    assert acknowledged(first.store, 1).kept_by == ()
     assert slot.sums(held) is not None
 
 
@@ -136,9 +136,9 @@ def test_a_buddy_without_room_is_no_buddy(members, monkeypatch):
 
     monkeypatch.setattr(slot.Slot, "reserve", full)
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (second.address, third.address), 1))
+    replicator.assign(Circle(Pass(1, KEY), {second.address: 1, third.address: 2}, 1))
     ask(replicator, first.snapshot(1))
-    assert acknowledged(first.store, 1).copies == 1
+    assert acknowledged(first.store, 1).kept_by == (2,)
     assert second.store.scan()[0] == ()
     assert len(third.store.scan()[0]) == 1
 
@@ -209,7 +209,7 @@ def test_a_copy_that_breaks_off_leaves_what_was_there(members):
     """The sender is killed in the midst of it; the next one finds the slot free."""
     first, second, _ = members
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (second.address,), 1))
+    replicator.assign(Circle(Pass(1, KEY), {second.address: 1}, 1))
     ask(replicator, first.snapshot(1))
     acknowledged(first.store, 1)
     held = first.snapshot(2)
@@ -220,7 +220,7 @@ def test_a_copy_that_breaks_off_leaves_what_was_there(members):
         link.sendall(b"x" * CHUNK)
     assert [each.header.edition.step for each in second.store.scan()[0]] == [1]
     ask(replicator, held)
-    assert acknowledged(first.store, 2).copies == 1
+    assert acknowledged(first.store, 2).kept_by == (1,)
     assert sorted(each.header.edition.step for each in second.store.scan()[0]) == [1, 2]
 
 
@@ -235,7 +235,7 @@ def test_what_is_there_is_not_sent_again(members):
     """With `replicas: 2` and one buddy that fails the other is asked again and again: nothing makes room for a twin."""
     first, second, _ = members
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (second.address,), 1))
+    replicator.assign(Circle(Pass(1, KEY), {second.address: 1}, 1))
     for step in (1, 2):
         ask(replicator, first.snapshot(step))
         acknowledged(first.store, step)
@@ -249,7 +249,7 @@ def test_connections_that_hang_do_not_cost_what_is_committed(members):
     """One of the three slots is being filled by nobody: the next copy is refused, not put over the two newest."""
     first, second, _ = members
     replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), (second.address,), 1))
+    replicator.assign(Circle(Pass(1, KEY), {second.address: 1}, 1))
     for step in (1, 2):
         ask(replicator, first.snapshot(step))
         acknowledged(first.store, step)

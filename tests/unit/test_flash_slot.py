@@ -182,9 +182,9 @@ def test_an_acknowledgement_is_read_as_it_was_said(tmp_path):
     """None before there is one."""
     store = Store(tmp_path, "job")
     assert store.ack(0) is None
-    store.say(0, Ack(2, 7, 1))
-    assert store.ack(0) == Ack(2, 7, 1)
+    store.say(0, Ack(2, 7, (1,)))
+    assert store.ack(0) == Ack(2, 7, (1,))
     assert store.durable_step == -1
     store.note_durable(5)
     assert store.durable_step == 5
-    assert json.loads((tmp_path / "own-0.ack").read_text()) == [2, 7, 1]
+    assert json.loads((tmp_path / "own-0.ack").read_text()) == [2, 7, [1]]

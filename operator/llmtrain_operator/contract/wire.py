@@ -99,14 +99,16 @@ class Flash:
     """What a worker knows of snapshots in memory. Times are in seconds, `size` in bytes over all workers.
 
     `step`: the newest that every worker has taken. `committed`: the newest that the members can restore together after
-    the loss of `copies` of them; None: none of this round yet. `kept`: what this round began from, if that is still in
-    memory. `every`: steps between snapshots, and `reason` why. `put_off`: how many were due in
-    this round and not taken for want of memory. `trouble`: why there are none, empty if there are.
+    the loss of `copies` of them; None: none of this round yet. `kept_by`: ranks of the members that have copies of this
+    worker's. `kept`: what this round began from, if that is still in memory. `every`: steps between snapshots, and
+    `reason` why. `put_off`: how many were due in this round and not taken for want of memory. `trouble`: why there are
+    none, empty if there are.
     """
 
     step: int | None = None
     committed: int | None = None
     copies: int = 0
+    kept_by: tuple[int, ...] = ()
     kept: int | None = None
     stall_seconds: float | None = None
     size: int | None = None

@@ -20,7 +20,7 @@ def note_flash(run: Draft) -> None:
     if told is None or told.flash is None or run.status.round is None:
         return
     old = run.status.flash or FlashStatus()
-    run.set(flash=_newer(old, told, told.flash, run.status.round))
+    run.set(flash=_newer(old, told, told.flash, _holders(run, run.status.round, told.flash.copies)))
     _say_whether_degraded(run, told)
 
 
@@ -71,11 +71,8 @@ def with_memory(run: Draft, chosen: tuple[Member, ...], ready: Sequence[Member])
 
 
 def covered(flash: FlashStatus, living: Collection[str]) -> bool:
-    """Whether every member's snapshot lies in the memory of one of the living."""
-    return all(
-        holder.uid in living or any(buddy in living for buddy in holder.buddies[: flash.copies])
-        for holder in flash.holders
-    )
+    """Whether every member's snapshot lies in the memory of one of the living, its own or another's."""
+    return all(holder.uid in living or any(buddy in living for buddy in holder.buddies) for holder in flash.holders)
 
 
 def _living(run: Draft) -> frozenset[str]:
@@ -87,15 +84,24 @@ def _living(run: Draft) -> frozenset[str]:
     )
 
 
-def _newer(old: FlashStatus, told: Progress, said: Flash, stored: RoundStatus) -> FlashStatus:
+def _holders(run: Draft, stored: RoundStatus, copies: int) -> tuple[HolderStatus, ...]:
+    """Where each member's snapshots lie, by its own account (a buddy that has no room is passed over) or else, until it
+    has told of any, as was planned."""
+    uids = [member.uid for member in stored.members]
+    holders = []
+    for member in stored.members:
+        agent = run.observed.agents.get(member.uid)
+        said = agent.report.progress if agent and agent.report else None
+        own = said.flash if said and said.round == stored.number else None
+        ranks = member.buddies[:copies] if own is None or own.committed is None else own.kept_by
+        holders.append(HolderStatus(uid=member.uid, buddies=tuple(uids[rank] for rank in ranks if rank < len(uids))))
+    return tuple(holders)
+
+
+def _newer(old: FlashStatus, told: Progress, said: Flash, now_held: tuple[HolderStatus, ...]) -> FlashStatus:
     holders, committed, copies = old.holders, old.committed_step, old.copies
     if said.committed is not None:
-        uids = [member.uid for member in stored.members]
-        committed, copies = said.committed, said.copies
-        holders = tuple(
-            HolderStatus(uid=member.uid, buddies=tuple(uids[buddy] for buddy in member.buddies if buddy < len(uids)))
-            for member in stored.members
-        )
+        committed, copies, holders = said.committed, said.copies, now_held
     elif said.kept is None and told.phase not in progress.BEFORE_TRAINING:
         holders, committed, copies = (), None, 0  # of the rounds before nothing is left
     return FlashStatus(

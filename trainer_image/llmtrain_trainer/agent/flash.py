@@ -69,8 +69,8 @@ class AgentFlash:
         self._keys[entered.number] = entered.key
         rank = entered.rank_of(self._uid) or 0
         buddies = entered.buddies[rank] if rank < len(entered.buddies) else _ring(rank, len(entered.members))
-        members = [entered.members[buddy] for buddy in buddies if buddy < len(entered.members)]
-        addresses = tuple(f"{member.host}:{member.flash_port}" for member in members if member.flash_port)
+        members = {buddy: entered.members[buddy] for buddy in buddies if buddy < len(entered.members)}
+        addresses = {f"{m.host}:{m.flash_port}": buddy for buddy, m in members.items() if m.flash_port}
         circle = Circle(Pass(entered.number, entered.key), addresses, min(self._replicas, len(addresses)))
         for replicator in self._replicators:
             replicator.assign(circle)

@@ -12,6 +12,7 @@ import logging
 import queue
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,10 +36,11 @@ _SLOWEST: Final = 200e6
 
 @dataclass(frozen=True, slots=True)
 class Circle:
-    """The round as a replicator sees it: addresses of possible buddies, the best first, and how many copies to make."""
+    """The round as a replicator sees it: addresses of possible buddies, the best first, with their members' ranks; and
+    how many copies to make."""
 
     by: Pass
-    buddies: tuple[str, ...]
+    buddies: Mapping[str, int]
     copies: int
 
 
@@ -89,29 +91,29 @@ class Replicator:
             held = slot.held(self._store.root / notice.stem)
             if held is None or held.header.edition.step != notice.step:
                 return True  # overwritten: the worker has another wish by now
-            copies = self._copy(held, circle)
+            kept_by = self._copy(held, circle)
         except (Damaged, NewerFormat) as error:  # the worker asks again, with a new head
             self._complain(str(error))
             return False
-        if copies < circle.copies or (not circle.copies and slot.compute(held) is None):
+        if len(kept_by) < circle.copies or (not circle.copies and slot.compute(held) is None):
             return False
-        self._store.say(self._local_rank, Ack(notice.round, notice.step, copies))
+        self._store.say(self._local_rank, Ack(notice.round, notice.step, kept_by))
         self.trouble = ""
         return True
 
-    def _copy(self, held: Held, circle: Circle) -> int:
-        """How many buddies have it now."""
-        made = 0
-        for address in circle.buddies:
-            if made == circle.copies:
+    def _copy(self, held: Held, circle: Circle) -> tuple[int, ...]:
+        """The ranks of those who have it now."""
+        made: list[int] = []
+        for address, rank in circle.buddies.items():
+            if len(made) == circle.copies:
                 break
             try:
                 self._send(held, address, circle.by)
-                made += 1
+                made.append(rank)
             except PeerGone as error:
                 self._drop(address)
                 self._complain(str(error))
-        return made
+        return tuple(made)
 
     def _send(self, held: Held, address: str, by: Pass) -> None:
         """Raises `PeerGone` also if the buddy has no room."""

@@ -193,8 +193,8 @@ class Session:
         if self._who.local_rank == 0 and not self._settled:
             self._store.drop_replicas(self._who.round, None)
         self._settled = True
-        copies = self._notices.ack.copies if self._notices.ack else 0
-        self._tell(committed=self.snapshots.pins.committed, copies=copies)
+        kept_by = self._notices.ack.kept_by if self._notices.ack else ()
+        self._tell(committed=self.snapshots.pins.committed, copies=len(kept_by), kept_by=kept_by)
 
     def _wish(self, step: int) -> int:
         """Rank 0's: whether a snapshot is due after `step`, and whether it is the turn of one to be copied."""

@@ -27,11 +27,11 @@ _DURABLE: Final = "durable"
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """How an agent says that a snapshot of one of its workers is safe: in `copies` other members' memory."""
+    """How an agent says that a snapshot of one of its workers is safe: in the memory of the members of rank `kept_by`."""
 
     round: int
     step: int
-    copies: int
+    kept_by: tuple[int, ...]
 
 
 class Store:
@@ -146,11 +146,12 @@ class Store:
 
     def say(self, local_rank: int, ack: Ack) -> None:
         """The agent: this worker's snapshot is safe."""
-        self._write(f"{_OWN}-{local_rank}{_ACK}", json.dumps([ack.round, ack.step, ack.copies]))
+        self._write(f"{_OWN}-{local_rank}{_ACK}", json.dumps([ack.round, ack.step, ack.kept_by]))
 
     def ack(self, local_rank: int) -> Ack | None:
         """The worker: what is safe."""
         try:
-            return Ack(*json.loads((self.root / f"{_OWN}-{local_rank}{_ACK}").read_text()))
+            number, step, kept_by = json.loads((self.root / f"{_OWN}-{local_rank}{_ACK}").read_text())
         except FileNotFoundError:
             return None
+        return Ack(number, step, tuple(kept_by))
