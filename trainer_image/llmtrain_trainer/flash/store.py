@@ -27,7 +27,7 @@ _DURABLE: Final = "durable"
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """How an agent says that a snapshot of one of its workers is safe: in the memory of the members of rank `kept_by`."""
+    """How an agent says that a snapshot of one of its workers is safe: in memory of the members `kept_by` (ranks)."""
 
     round: int
     step: int
