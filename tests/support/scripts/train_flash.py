@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import os
 import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -24,6 +25,13 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--marker", type=Path, required=True)
 parser.add_argument("--fsdp", action="store_true")
 options = parser.parse_args()
+
+
+def say(line: str) -> None:
+    """In one write: two workers share the output."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
 
 dist.init_process_group("gloo")
 rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -42,7 +50,7 @@ def train() -> str:
     torch.manual_seed(100 + rank)  # dropout differs between ranks
     with Checkpointer(wrapped, optimizer, scheduler=scheduler, max_steps=STEPS) as checkpointer:
         began = checkpointer.restore()
-        print(f"rank {rank} begins after step {began} with {checkpointer.position}", flush=True)
+        say(f"rank {rank} begins after step {began} with {checkpointer.position}")
         for step in range(began + 1, STEPS + 1):
             if step == KILLED_AT and rank == world_size - 1 and not options.marker.exists():
                 options.marker.touch()
@@ -58,7 +66,7 @@ def train() -> str:
     return hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
-print(f"rank {rank} ends with {train()}", flush=True)
+say(f"rank {rank} ends with {train()}")
 del os.environ["LLMTRAIN_FLASH"]
-print(f"rank {rank} unbroken ends with {train()}", flush=True)
+say(f"rank {rank} unbroken ends with {train()}")
 dist.destroy_process_group()
