@@ -231,14 +231,20 @@ def put(link, held):
     return protocol.receive(link)
 
 
-def test_what_is_there_is_not_sent_again(members):
-    """With `replicas: 2` and one buddy that fails the other is asked again and again: nothing makes room for a twin."""
+def with_two_copies(members):
+    """The first member, and the second, which keeps its steps 1 and 2."""
     first, second, _ = members
     replicator = Replicator(first.store, 0)
     replicator.assign(Circle(Pass(1, KEY), {second.address: 1}, 1))
     for step in (1, 2):
         ask(replicator, first.snapshot(step))
         acknowledged(first.store, step)
+    return first, second
+
+
+def test_what_is_there_is_not_sent_again(members):
+    """With `replicas: 2` and one buddy that fails the other is asked again and again: nothing makes room for a twin."""
+    first, second = with_two_copies(members)
     with protocol.call(second.address, Pass(1, KEY)) as link:
         for _ in range(4):
             assert put(link, first.snapshot(2)) == {"ok": True, "there": True}
@@ -247,12 +253,7 @@ def test_what_is_there_is_not_sent_again(members):
 
 def test_connections_that_hang_do_not_cost_what_is_committed(members):
     """One of the three slots is being filled by nobody: the next copy is refused, not put over the two newest."""
-    first, second, _ = members
-    replicator = Replicator(first.store, 0)
-    replicator.assign(Circle(Pass(1, KEY), {second.address: 1}, 1))
-    for step in (1, 2):
-        ask(replicator, first.snapshot(step))
-        acknowledged(first.store, step)
+    first, second = with_two_copies(members)
     with protocol.call(second.address, Pass(1, KEY)) as hanging, protocol.call(second.address, Pass(1, KEY)) as link:
         held = first.snapshot(3)
         assert put(hanging, held)["ok"]
