@@ -366,8 +366,9 @@ async def test_a_support_bundle_says_what_is_in_it_and_what_is_not(run, client, 
     assert not [name for name, text in files.items() if "very-secret" in text]
 
 
-async def test_checkpoints_of_a_job_that_takes_none(run, running):
-    """The field to give; no pod is made."""
+async def test_checkpoints_of_a_job_that_takes_none(run, client, namespace):
+    """The field to give, before anything else that is missing; no pod is made."""
+    await client.request("create", JOBS, namespace, body=job("job"))
     code, _, errors = await run("checkpoints", "ls", "job")
     assert (code, "it has no spec.checkpoint.durable" in errors) == (1, True)
 

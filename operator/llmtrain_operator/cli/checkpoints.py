@@ -199,6 +199,7 @@ async def _there(where: Where, verb: str, options: Sequence[str], target: Target
     to = [path_in_pod(target.place)] if target else []
     async with where.access.open_cluster() as cluster:
         job = await find(cluster, namespace, where.name or "")
+        storage = storage_of(job)
         spec, problems = parse(job["metadata"]["name"], job["spec"])
         if spec is None:
             raise click.ClickException(
@@ -209,7 +210,7 @@ async def _there(where: Where, verb: str, options: Sequence[str], target: Target
         image = where.image or await _image(cluster, spec, pods)
         if target:  # so that its claim is mounted too
             spec = spec.model_copy(update={"output": target.place})
-        arguments = [verb, storage_of(job), *to, *options]
+        arguments = [verb, storage, *to, *options]
         memory = target.memory if target else MEMORY
         pod = tool_pod(JobView.of(job), spec, secrets.token_hex(3), Tool(image, arguments, memory, tuple(pull)))
         return await _run(cluster, pod)
