@@ -2,7 +2,7 @@
 
 Members stand in a ring in order of their places, and everyone's copies go to the member a fixed way further on: so all
 keep as many copies as all others. The way is chosen so that as few as may be stay on the same node, then in the same
-rack, then in the same zone; as long as no domain has more than half of the members, none does.
+rack, then in the same zone; as long as no node has more than half of the members, no copy stays on its own.
 """
 
 from __future__ import annotations

@@ -156,9 +156,9 @@ def like(settings: Settings, spec: JobSpec, others: Collection[PodView]) -> Sett
     image = next((pod.trainer for pod in others if pod.trainer and pod.phase == "Running" and not pod.deleting), None)
     if image is None:
         return settings
-    if _foreign_image(spec, settings):
-        return replace(settings, operator_image=image)
-    return settings if spec.image else replace(settings, trainer_image=image)
+    if spec.image is None or image == spec.image:  # ours then, if it is not now
+        return replace(settings, trainer_image=image)
+    return replace(settings, operator_image=image)
 
 
 def _foreign_image(spec: JobSpec, settings: Settings) -> bool:

@@ -130,7 +130,7 @@ def test_a_member_that_comes_after_an_upgrade_is_like_those_that_run() -> None:
     for job_spec, expected in (
         (spec(), ("old:1", [])),
         (spec(image="mine:1"), ("mine:1", ["old:1"])),
-        (spec(image=SETTINGS.trainer_image), ("trainer:1", [])),
+        (spec(image="old:1"), ("old:1", [])),
     ):
         others = [planner.pod(0, trainer="broken:1", phase="Pending"), planner.pod(1, trainer="old:1")]
         settings = manifests.like(SETTINGS, job_spec, others)

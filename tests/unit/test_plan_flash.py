@@ -171,6 +171,20 @@ def test_a_member_that_has_not_left_a_round_of_lost_peers_may_be_the_lost_one():
     assert job.members == [0, 1]
 
 
+def test_the_lost_peer_is_not_taken_for_what_it_has_in_memory_either():
+    """Nobody has a copy of it: it is waited for, until it is known to be gone."""
+    job = Job(checkpoint={})
+    job.look(*(told(index, copies=0, kept_by=()) for index in range(3)))
+    lost = [agent(i, "failed", 1, failure=Failure("PeerLost", "connection reset", 1, rank=i, step=40)) for i in (0, 1)]
+    alone = told(2, copies=0, kept_by=())
+    for _ in range(2):
+        job.look(*lost, alone, after=3)
+    left = [agent(index, "joining", 1) for index in (0, 1)]
+    for _ in range(4):
+        job.look(*left, alone, after=3)
+        assert job.members == []
+
+
 def test_suspending_asks_those_who_have_memory():
     """A pod that was never in a round has nothing to write."""
     job = trained(checkpoint=STORAGE)

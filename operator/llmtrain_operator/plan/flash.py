@@ -54,8 +54,8 @@ def keepers(run: Draft) -> frozenset[str]:
 
 
 def with_memory(run: Draft, chosen: tuple[Member, ...], ready: Sequence[Member]) -> tuple[Member, ...] | None:
-    """`chosen`, and as many more of those that are `ready` as it takes to restore what is in memory, if that is newer
-    than what is in storage; None if those are not ready yet that it takes."""
+    """`chosen`, and as many more of the keepers that are `ready` as it takes to restore what is in memory, if that is
+    newer than what is in storage; None if those are not ready yet that it takes."""
     flash, step = run.status.flash, restorable(run)
     known = run.checkpoint_step
     if flash is None or step is None or (known is not None and known >= step):
@@ -64,7 +64,7 @@ def with_memory(run: Draft, chosen: tuple[Member, ...], ready: Sequence[Member])
     for member in ready:
         if covered(flash, uids):
             break
-        if member.uid not in uids and member.uid in keepers(run):
+        if member.uid not in uids:
             members.append(member)
             uids.add(member.uid)
     return tuple(sorted(members, key=lambda member: member.index)) if covered(flash, uids) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmtrain_operator import membership, podset
@@ -33,11 +33,7 @@ def muster(run: Draft) -> Muster:
     agents, indexes = run.observed.agents, run.indexes
     unheard = membership.unheard(agents)
     live = podset.arrange(run.observed.pods, indexes, (), run.status.incarnations, unheard=unheard).live
-    # Where a peer was lost all others hear of it from their own connections: who has not may be the one.
-    last = run.status.last_failure
-    peer_lost = run.status.state == "Recovering" and last is not None and last.reason == names.REASON_PEER_LOST
-    left_only = run.status.round is None and peer_lost
-    ready = membership.candidates(tuple(live.values()), agents, run.status.rounds, left_only=left_only)
+    ready = ready_of(run, tuple(live.values()))
     here = {member.index for member in ready}
     absent = {index: live.get(index) for index in indexes if index not in here}
     return Muster(
@@ -47,6 +43,15 @@ def muster(run: Draft) -> Muster:
         returning=sum(membership.returning(pod, _agent(run, pod)) for pod in absent.values()),
         settled_for=min((agents[member.uid].connected_for for member in ready), default=0.0),
     )
+
+
+def ready_of(run: Draft, pods: Sequence[PodView]) -> tuple[Member, ...]:
+    """Which of these could be in the next round."""
+    # Where a peer was lost all others hear of it from their own connections: who has not may be the one.
+    last = run.status.last_failure
+    peer_lost = run.status.state == "Recovering" and last is not None and last.reason == names.REASON_PEER_LOST
+    left_only = run.status.round is None and peer_lost
+    return membership.candidates(pods, run.observed.agents, run.status.rounds, left_only=left_only)
 
 
 def _agent(run: Draft, pod: PodView | None) -> AgentView | None:

@@ -12,7 +12,7 @@ from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
 from llmtrain_operator.plan.flash import keepers, restorable, with_memory
-from llmtrain_operator.plan.muster import Muster, muster
+from llmtrain_operator.plan.muster import Muster, muster, ready_of
 
 MEMORY_PATIENCE = 30.0
 """Seconds that members are waited for without whom what is in memory cannot be restored, after the end of a round."""
@@ -121,7 +121,9 @@ def await_round(run: Draft) -> None:
         run.condition("Running", False, "WaitingForMembers", formation.reason)
         _warn_of_shortage(run, there, formation.reason)
         return
-    members = with_memory(run, formation.members, _all_ready(run))
+    keeping = keepers(run)  # also those that are not wanted
+    ready = ready_of(run, tuple(pod for pod in run.observed.pods if pod.uid in keeping))
+    members = with_memory(run, formation.members, ready)
     if members is None and _waited(run) < MEMORY_PATIENCE:
         run.condition("Running", False, "WaitingForMembers", "members that hold what is in memory are not ready yet")
         run.wake_in(MEMORY_PATIENCE - _waited(run))
@@ -129,12 +131,6 @@ def await_round(run: Draft) -> None:
     more = len(members or ()) - len(formation.members)
     reason = f"{formation.reason}, and {more} more with what they hold in memory" if more > 0 else formation.reason
     _begin(run, members or formation.members, reason)
-
-
-def _all_ready(run: Draft) -> tuple[Member, ...]:
-    """Also those that are not wanted."""
-    live = tuple(pod for pod in run.observed.pods if pod.uid in keepers(run))
-    return membership.candidates(live, run.observed.agents, run.status.rounds)
 
 
 def _formation(run: Draft, there: Muster) -> membership.Formation:

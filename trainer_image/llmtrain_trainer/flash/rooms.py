@@ -71,10 +71,6 @@ class Rooms:
         number = victim([room.step for room in rooms], pins, reading)
         return None if number is None else rooms[number]
 
-    def of(self, step: int) -> Room | None:
-        """The one in which this step lies."""
-        return next((room for room in list(self._rooms) if room.step == step), None)
-
     def __len__(self) -> int:
         return len(self._rooms)
 
