@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -127,9 +128,14 @@ def measure(net: Net, gigabytes: float, replicas: int, *, engine: bool = False) 
                 arguments = [str(script), str(folder), str(rank), net.hosts[rank], str(gigabytes), str(replicas)]
                 command = [*net.prefix(rank), sys.executable, "-P", *arguments]
                 workers.append(subprocess.Popen(command, env=environment))
-            for worker in workers:
-                if worker.wait(PATIENCE):
-                    raise SystemExit(f"a worker ended with {worker.returncode}")
+            try:
+                for worker in workers:
+                    if worker.wait(PATIENCE):
+                        raise SystemExit(f"a worker ended with {worker.returncode}")
+            finally:
+                for worker in workers:
+                    worker.kill()
+                    worker.wait()
         told: dict[str, Any] = json.loads((folder / "0.json").read_text())
         told["overhead"] = max(json.loads((folder / f"{rank}.json").read_text())["overhead"] for rank in range(WORKERS))
         return told
@@ -213,16 +219,19 @@ def main(quick: bool, dlrover: bool) -> None:
     """Measure flash checkpoints."""
     if shutil.disk_usage(MEMORY).free < 14e9 and not quick:
         raise SystemExit("14 GB of free memory are needed")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # an exception: everything is cleaned up
     found: list[Row] = []
-    with Net() as net:
-        for gigabytes, replicas in CASES[:1] if quick else CASES:
-            told = measure(net, gigabytes, replicas)
-            found += rows(told, replicas)
-            if dlrover and replicas:
-                mine = statistics.median(told["snapshot"])
-                found += dlrover_rows(dlrover_env.measure(told["size"], WORKERS, 15)["summary"], mine)
-        found += engine_rows(measure(net, 0.5, 0, engine=True))
-    publish("flash", found)
+    try:
+        with Net() as net:
+            for gigabytes, replicas in CASES[:1] if quick else CASES:
+                told = measure(net, gigabytes, replicas)
+                found += rows(told, replicas)
+                if dlrover and replicas:
+                    mine = statistics.median(told["snapshot"])
+                    found += dlrover_rows(dlrover_env.measure(told["size"], WORKERS, 15)["summary"], mine)
+            found += engine_rows(measure(net, 0.5, 0, engine=True))
+    finally:
+        publish("flash", found)  # what there is: a size that was measured stays measured
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _share(key: tuple[str, str], size: int, rank: int, world_size: int) -> Segme
 
 
 def _read(storage: Storage, manifest: Manifest, skipped: Sequence[str]) -> Restored:
-    readers = [ShardReader(storage, entry) for entry in manifest.shards]
+    readers = [ShardReader(storage, entry) for entry in manifest.parts]
     wanted = [Segment(name, kind, 0, size, "float32") for name, size in PARAMETERS.items() for kind in KINDS]
     content = [bytearray(segment.length) for segment in wanted]
     for read in plan_reads(wanted, [reader.segments for reader in readers], CHUNK):

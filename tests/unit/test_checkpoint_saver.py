@@ -1,49 +1,21 @@
-"""Savers of two ranks in one process: real files, a real store, real threads."""
+"""Saves of two ranks: what is stored, and what becomes of a save that fails."""
 
 import json
 
 import pytest
 import torch
-from torch.distributed import HashStore, TCPStore
+from torch.distributed import TCPStore
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer.checkpoint.accord import Accord, join_accord
+from llmtrain_trainer.checkpoint.accord import join_accord
 from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced, shard_name
 from llmtrain_trainer.checkpoint.pieces import Piece
-from llmtrain_trainer.checkpoint.saver import Saver, Writer
 from llmtrain_trainer.checkpoint.shardfile import ShardReader, write_shard
-from llmtrain_trainer.checkpoint.staging import Staging
 from llmtrain_trainer.checkpoint.storage import StorageError, open_storage
 from llmtrain_trainer.checkpoint.storage.files import FileStorage
+from tests.support.savers import save, two_ranks
 
 PATIENCE = 0.5
-
-
-class Rank:
-    """One worker: its part of one parameter, and its saver."""
-
-    def __init__(self, rank, store, uri, round_number=1, patience=30.0):
-        self.rank = rank
-        self.state = torch.arange(10.0) + 100 * rank
-        self.catalog = Catalog(open_storage(uri))
-        self.outcomes = []
-        accord = Accord(store, rank, 2, patience)
-        writer = Writer(rank, 2, "job-a", round_number, keep=2)
-        self.saver = Saver(self.catalog, accord, writer, Staging(torch.device("cpu")), self.outcomes.append)
-
-    def begin(self, step):
-        pieces = [Piece("weight", "master", 10 * self.rank, self.state)]
-        return self.saver.begin(step, pieces, {"torch": f"rng-{self.rank}"}, {"step": step})
-
-    def end(self):
-        self.saver.wait()
-        assert self.outcomes[-1:] == [self.saver.take()]
-        return self.outcomes[-1]
-
-
-def two_ranks(path, patience=30.0, round_number=1):
-    store = HashStore()
-    return [Rank(rank, store, f"file://{path}", round_number, patience) for rank in range(2)]
 
 
 def stored(path):
@@ -59,12 +31,6 @@ def stored(path):
         values.append(data[:40].view(torch.float32).tolist())
         assert reader.extras["rng"]["torch"] == f"rng-{len(values) - 1}"
     return manifest, values
-
-
-def save(ranks, step):
-    for rank in ranks:
-        rank.begin(step)
-    return [rank.end() for rank in ranks]
 
 
 def test_what_was_live_at_the_boundary_is_what_is_stored(tmp_path):

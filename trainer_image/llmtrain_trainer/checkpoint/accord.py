@@ -21,7 +21,7 @@ from typing import Any, Final
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer.checkpoint.manifest import ShardEntry
+from llmtrain_trainer.checkpoint.manifest import ShardEntry, entry_from_json, entry_to_json
 from llmtrain_trainer.checkpoint.storage import StorageError
 from llmtrain_trainer.errors import TrainerError
 
@@ -69,7 +69,7 @@ class Accord:
 
     def say_shard(self, n: int, entry: ShardEntry) -> None:
         """This rank's shard is written."""
-        self._set(f"{n}/shard/{self._rank}", dataclasses.asdict(entry))
+        self._set(f"{n}/shard/{self._rank}", entry_to_json(entry))
 
     def say_failure(self, n: int, error: TrainerError) -> None:
         """This rank's shard cannot be written."""
@@ -86,7 +86,8 @@ class Accord:
         for rank in range(self._world_size):
             try:
                 missing = f"the shard of rank {rank} did not come"
-                entries.append(ShardEntry(**self._get(f"{n}/shard/{rank}", missing, end - time.monotonic())))
+                note = self._get(f"{n}/shard/{rank}", missing, end - time.monotonic())
+                entries.append(entry_from_json(note, f"rank {rank}'s note"))
             except StorageError as error:
                 errors.append(error)
         if errors:

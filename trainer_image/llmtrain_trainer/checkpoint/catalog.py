@@ -3,6 +3,7 @@
     fence-00000007.json                         the claims: the highest number owns the storage
     step-000000001200/shard-00000007-00000.bin  one per rank, named by the fence under which it was written
     step-000000001200/manifest.json             written last: with it the checkpoint exists
+    frozen/shard-00000007-00000-step-000000001200.bin  what has not changed since then; later manifests name it too
 
 Guarantees: a checkpoint without an intact manifest of its own step is never offered; of two rounds that both believe
 they own the storage, only the one with the newest claim commits (the other gets `Fenced`), and neither overwrites the
@@ -20,12 +21,15 @@ from llmtrain_trainer.checkpoint import claims
 from llmtrain_trainer.checkpoint import manifest as manifests
 from llmtrain_trainer.checkpoint.claims import Claim
 from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
-from llmtrain_trainer.checkpoint.retention import doomed, left_behind, old_claims
+from llmtrain_trainer.checkpoint.retention import doomed, left_behind, old_claims, unnamed
 from llmtrain_trainer.checkpoint.shardfile import ShardReader
 from llmtrain_trainer.checkpoint.storage import Entry, Storage, StorageError
 from llmtrain_trainer.checkpoint.stored import (
+    FROZEN,
     Checkpoint,
     fence_of,
+    frozen_at,
+    frozen_name,
     is_ours,
     manifest_at,
     manifest_name,
@@ -36,7 +40,7 @@ from llmtrain_trainer.checkpoint.stored import (
 )
 from llmtrain_trainer.errors import TrainerError
 
-__all__ = ["Catalog", "Checkpoint", "Fenced", "shard_name", "step_directory"]
+__all__ = ["Catalog", "Checkpoint", "Fenced", "frozen_name", "shard_name", "step_directory"]
 
 _ATTEMPTS: Final = 100
 
@@ -162,15 +166,29 @@ class Catalog:
         """
         files = [file.name for file in self._files(step)]
         if self._mine and manifest_name(step) not in files:
-            self.storage.delete([name for name in files if fence_of(name) == self._mine.number])
+            mine = self._mine.number
+            left = [name for name in files if fence_of(name) == mine]
+            self.storage.delete(left + [name for name in self._frozen() if frozen_at(name) == (mine, step)])
 
     def clear(self) -> None:
         """Remove what saves of earlier claims left when they were killed: nobody else does before the next commit, for
         which there may be no room. Raises `Fenced`."""
-        self.storage.delete(left_behind(self.checkpoints(), self.check()))
+        found, fence = self.checkpoints(), self.check()
+        self.storage.delete(left_behind(found, fence))
+        self.storage.delete(unnamed(found, self._frozen(), fence))
 
     def remove(self, step: int) -> None:
-        """Remove a checkpoint, its manifest first; files that are none of ours stay."""
+        """Remove a checkpoint, its manifest first, and what no other shares with it; files that are none of ours stay.
+
+        Of a checkpoint that is not valid frozen parts are left for the next save to remove.
+        """
+        manifest = self.checkpoint(step).manifest
+        self._remove(step)
+        if manifest and manifest.frozen:
+            gone = {part.name for part in manifest.frozen}
+            self.storage.delete(unnamed(self.checkpoints(), sorted(gone), manifest.fence + 1))
+
+    def _remove(self, step: int) -> None:
         files = [file.name for file in self._files(step)]
         self.storage.delete([name for name in files if name == manifest_name(step)])
         self.storage.delete(files)
@@ -178,18 +196,21 @@ class Catalog:
     def prune(self, keep: int, newest: int) -> tuple[str, ...]:
         """Remove what `retention.doomed` says; the steps' directories that are gone. Raises `Fenced`."""
         fence = self.check()
-        gone = doomed(self.checkpoints(), fence, keep, newest)
+        found = self.checkpoints()
+        gone = doomed(found, fence, keep, newest)
         for step in gone.steps:
-            self.remove(step)
+            self._remove(step)
         self.storage.delete(gone.strays)
+        left = [checkpoint for checkpoint in found if checkpoint.step not in gone.steps]
+        self.storage.delete(unnamed(left, self._frozen(), fence + 1))
         self.storage.delete(old_claims([file.name for file in self.storage.list().files], fence))
         return tuple(step_directory(step) for step in gone.steps)
 
     def _look_for_shards(self, manifest: Manifest) -> None:
         """Raises `StorageError` unless the other members' shards are where this one will look for them."""
-        suspects = {damaged.name for damaged in misfits(manifest, self._files(manifest.step))}
+        suspects = {damaged.name for damaged in misfits(manifest, self._files_of(manifest))}
         try:
-            for shard in manifest.shards:
+            for shard in manifest.parts:
                 if shard.name in suspects:  # or the listing is old, which NFS allows: a file that is opened is not
                     ShardReader(self.storage, shard)
         except Damaged as damaged:
@@ -212,9 +233,17 @@ class Catalog:
         if name not in {file.name for file in files} or (data := self.storage.read(name)) is None:
             return None
         manifest = manifest_at(step, data)
-        for misfit in misfits(manifest, files):
+        for misfit in misfits(manifest, self._files_of(manifest, files)):
             raise misfit
         return manifest
+
+    def _files_of(self, manifest: Manifest, own: tuple[Entry, ...] | None = None) -> tuple[Entry, ...]:
+        """Where the manifest's parts may be. `own`: the files of its step, if they are known."""
+        own = self._files(manifest.step) if own is None else own
+        return (*own, *self.storage.list(FROZEN).files) if manifest.frozen else own
+
+    def _frozen(self) -> list[str]:
+        return [file.name for file in self.storage.list(FROZEN).files]
 
 
 def _fence_in(stored: bytes, name: str) -> int:

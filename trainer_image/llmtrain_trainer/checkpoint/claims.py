@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from llmtrain_trainer.checkpoint.manifest import FORMAT, Damaged, seal, unseal
+from llmtrain_trainer.checkpoint.manifest import PLAIN, Damaged, seal, unseal
 
 _NAME: Final = re.compile(r"fence-(\d{8,})\.json")
 _REMEMBERED: Final = 100
@@ -44,7 +44,7 @@ def encode(claim: Claim) -> bytes:
     """The file's bytes."""
     return seal(
         {
-            "formatVersion": FORMAT,
+            "formatVersion": PLAIN,
             "number": claim.number,
             "jobUid": claim.job_uid,
             "round": claim.round,

@@ -116,7 +116,7 @@ class _Stored:
 
     def __init__(self, storage: Storage, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._readers = [ShardReader(storage, shard) for shard in manifest.shards]
+        self._readers = [ShardReader(storage, part) for part in manifest.parts]
         self._by_parameter: dict[str, list[list[Segment]]] = {}
         for number, reader in enumerate(self._readers):
             for segment in reader.segments:

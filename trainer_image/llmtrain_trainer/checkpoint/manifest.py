@@ -7,7 +7,6 @@ one: passing over it would silently lose what it holds.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +16,11 @@ import xxhash
 from llmtrain_operator.contract import names
 from llmtrain_trainer.errors import TrainerError
 
-FORMAT: Final = 1
-"""Version of the formats of manifest, shard and fence that this code writes; it reads 1 to this one."""
+FORMAT: Final = 2
+"""The newest version of the formats of manifest, shard and fence; 1 to this one are read."""
+
+PLAIN: Final = 1
+"""What is written wherever nothing of a later format is used, so that earlier versions can read it too."""
 
 
 class Damaged(Exception):  # noqa: N818 - it says what happened
@@ -45,13 +47,15 @@ class ShardEntry:
     """What the manifest says of a shard: where it is, and how it is proved.
 
     `name` is relative to the storage. `size` and `tail` are bytes: of the file, and of index and footer at its end;
-    `digest` is the xxh3-128 of that tail, in hexadecimal.
+    `digest` is the xxh3-128 of that tail, in hexadecimal. `frozen`: the other part of the rank's state, which has not
+    changed since an earlier save wrote it (format 2).
     """
 
     name: str
     size: int
     tail: int
     digest: str
+    frozen: ShardEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +75,33 @@ class Manifest:
     state: dict[str, Any]
 
     @property
+    def parts(self) -> tuple[ShardEntry, ...]:
+        """Every file with data: the ranks' shards in their order, then the frozen parts."""
+        return (*self.shards, *self.frozen)
+
+    @property
+    def frozen(self) -> tuple[ShardEntry, ...]:
+        """The frozen parts of those ranks that have one."""
+        return tuple(shard.frozen for shard in self.shards if shard.frozen)
+
+    @property
     def size(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.size for shard in self.shards)
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts)
 
 
 def encode(manifest: Manifest) -> bytes:
     """The file's bytes. Raises TypeError for a state that is no JSON."""
     return seal(
         {
-            "formatVersion": FORMAT,
+            "formatVersion": FORMAT if manifest.frozen else PLAIN,
             "step": manifest.step,
             "fence": manifest.fence,
             "jobUid": manifest.job_uid,
             "round": manifest.round,
             "worldSize": manifest.world_size,
             "created": manifest.created,
-            "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+            "shards": [entry_to_json(shard) for shard in manifest.shards],
             "state": manifest.state,
         }
     )
@@ -106,9 +120,24 @@ def decode(data: bytes, name: str) -> Manifest:
             "shards": [*shards],
             "state": dict(state),
         }:
-            entries = tuple(_shard(raw, name) for raw in shards)
+            entries = tuple(entry_from_json(raw, name) for raw in shards)
             return Manifest(step, fence, job_uid, round_number, world_size, float(created), entries, state)
     raise Damaged(name, "it does not say what a manifest must say")
+
+
+def entry_to_json(entry: ShardEntry) -> dict[str, Any]:
+    """JSON; `entry_from_json` reads it."""
+    plain = {"name": entry.name, "size": entry.size, "tail": entry.tail, "digest": entry.digest}
+    return plain | ({"frozen": entry_to_json(entry.frozen)} if entry.frozen else {})
+
+
+def entry_from_json(raw: Any, name: str) -> ShardEntry:
+    """The entry in the file `name`. Raises `Damaged`."""
+    match raw:
+        case {"name": str(shard), "size": int(size), "tail": int(tail), "digest": str(found)} if 0 < tail <= size:
+            frozen = raw.get("frozen")
+            return ShardEntry(shard, size, tail, found, None if frozen is None else entry_from_json(frozen, name))
+    raise Damaged(name, "it does not say of each shard what it must say")
 
 
 def seal(content: dict[str, Any]) -> bytes:
@@ -140,10 +169,3 @@ def digest(data: bytes | memoryview) -> str:
 
 def _canonical(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _shard(raw: Any, name: str) -> ShardEntry:
-    match raw:
-        case {"name": str(shard), "size": int(size), "tail": int(tail), "digest": str(found)} if 0 < tail <= size:
-            return ShardEntry(shard, size, tail, found)
-    raise Damaged(name, "it does not say of each shard what it must say")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest
 from llmtrain_trainer.checkpoint.shardfile import ShardReader
 from llmtrain_trainer.checkpoint.storage import Entry, Storage
-from llmtrain_trainer.checkpoint.stored import Checkpoint, manifest_at, manifest_name, misfits
+from llmtrain_trainer.checkpoint.stored import FROZEN, Checkpoint, manifest_at, manifest_name, misfits
 
 
 def damage(storage: Storage, checkpoint: Checkpoint) -> tuple[Damaged, ...]:
@@ -18,13 +18,14 @@ def damage(storage: Storage, checkpoint: Checkpoint) -> tuple[Damaged, ...]:
         manifest = manifest_at(checkpoint.step, storage.read(name) or b"")
     except Damaged as damaged:
         return (damaged,)
-    return (*misfits(manifest, checkpoint.files), *_in_shards(storage, manifest, checkpoint.files))
+    files = (*checkpoint.files, *(storage.list(FROZEN).files if manifest.frozen else ()))
+    return (*misfits(manifest, files), *_in_shards(storage, manifest, files))
 
 
 def _in_shards(storage: Storage, manifest: Manifest, files: tuple[Entry, ...]) -> list[Damaged]:
     there = {file.name for file in files}
     found: list[Damaged] = []
-    for shard in manifest.shards:
+    for shard in manifest.parts:
         if shard.name not in there:
             continue
         try:

@@ -132,7 +132,7 @@ def _attempt(
     try:
         if manifest.world_size == worker.world_size:
             generators.append(ShardReader(storage, manifest.shards[worker.rank]).extras["rng"])
-        fill_from([functools.partial(ShardReader, storage, entry) for entry in manifest.shards], pieces)
+        fill_from([functools.partial(ShardReader, storage, entry) for entry in manifest.parts], pieces)
     except Damaged as error:
         return _Trouble("damaged", error.name, error.why)
     except LayoutError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmtrain_trainer.checkpoint import claims
-from llmtrain_trainer.checkpoint.stored import Checkpoint, fence_of
+from llmtrain_trainer.checkpoint.stored import Checkpoint, fence_of, frozen_at
 
 _CLAIMS_KEPT: Final = 8
 
@@ -38,6 +38,18 @@ def doomed(found: Sequence[Checkpoint], fence: int, keep: int, newest: int) -> D
             given_up = bool(kept) and checkpoint.step < kept[0]
             strays += _strays(checkpoint, fence + 1 if given_up else fence)
     return Doomed(tuple(steps), tuple(strays))
+
+
+def unnamed(found: Sequence[Checkpoint], frozen: Sequence[str], before: int) -> tuple[str, ...]:
+    """Frozen parts of claims earlier than `before` that none of the checkpoints `found` names.
+
+    All stay as long as there is a checkpoint of which it cannot be told what it names.
+    """
+    if any(checkpoint.state in ("damaged", "newer") for checkpoint in found):
+        return ()
+    named = {part.name for checkpoint in found if checkpoint.manifest for part in checkpoint.manifest.frozen}
+    written = {name: frozen_at(name) for name in frozen}
+    return tuple(name for name, when in written.items() if when and when[0] < before and name not in named)
 
 
 def left_behind(found: Sequence[Checkpoint], fence: int) -> tuple[str, ...]:

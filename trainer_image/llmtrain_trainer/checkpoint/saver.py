@@ -18,11 +18,11 @@ from typing import Any
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.checkpoint.accord import Accord, Outcome
-from llmtrain_trainer.checkpoint.catalog import Catalog, shard_name
+from llmtrain_trainer.checkpoint.catalog import Catalog
+from llmtrain_trainer.checkpoint.increments import Increments, Where
 from llmtrain_trainer.checkpoint.layout import Segment
 from llmtrain_trainer.checkpoint.manifest import Manifest, ShardEntry
 from llmtrain_trainer.checkpoint.pieces import Piece
-from llmtrain_trainer.checkpoint.shardfile import write_shard
 from llmtrain_trainer.checkpoint.staging import Staging
 from llmtrain_trainer.checkpoint.storage import StorageError
 from llmtrain_trainer.checkpoint.throttle import Throttle
@@ -68,6 +68,7 @@ class Saver:
     ) -> None:
         self.staging = staging
         self._catalog, self._accord, self._writer, self._on_outcome = catalog, accord, writer, on_outcome
+        self._increments = Increments(Throttle(writer.bandwidth))
         self._fence: int | None = None
         self._cleared = False
         self._count = 0
@@ -149,6 +150,7 @@ class Saver:
         except Exception as error:  # noqa: BLE001 - the thread's outermost edge; training need not know of our faults
             text = f"the checkpoint failed: {type(error).__name__}: {error}"
             self._outcome = self._give_up(job, StorageError(names.REASON_STORAGE_UNREACHABLE, text))
+        self._increments.settle(self._outcome)
         self._on_outcome(self._outcome)
 
     def _give_up(self, job: _Job, error: StorageError) -> Outcome:
@@ -205,11 +207,9 @@ class Saver:
     def _write(self, job: _Job) -> float:
         """Write this rank's shard and say so, or why not; the seconds it took."""
         began = time.perf_counter()
-        name = shard_name(job.step, self.fence, self._writer.rank)
+        where = Where(job.step, self.fence, self._writer.rank)
         try:
-            throttle = Throttle(self._writer.bandwidth)
-            extras = {"rng": job.rng}
-            entry = write_shard(self._catalog.storage, name, job.segments, job.data(), extras, throttle=throttle)
+            entry = self._increments.write(self._catalog.storage, where, job.segments, job.data(), {"rng": job.rng})
         except StorageError as error:
             self._accord.say_failure(job.n, error)
         else:

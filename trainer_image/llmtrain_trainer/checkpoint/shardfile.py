@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from llmtrain_trainer.checkpoint.chunks import Chunks
 from llmtrain_trainer.checkpoint.layout import CHUNK, Segment
-from llmtrain_trainer.checkpoint.manifest import FORMAT, Damaged, NewerFormat, ShardEntry, digest
+from llmtrain_trainer.checkpoint.manifest import FORMAT, PLAIN, Damaged, NewerFormat, ShardEntry, digest
 from llmtrain_trainer.checkpoint.storage import Storage
 from llmtrain_trainer.checkpoint.throttle import Throttle
 
@@ -47,6 +47,16 @@ def write_shard(
     return ShardEntry(name, data.nbytes + len(writing.tail), len(writing.tail), digest(writing.tail))
 
 
+def entry_of(
+    name: str, segments: Sequence[Segment], data: memoryview, extras: dict[str, Any], chunk: int = CHUNK
+) -> ShardEntry:
+    """What `write_shard` would return: it is equal if, and only if, all that is stored is."""
+    writing = _Writing(segments, data.cast("B"), extras, chunk)
+    for _ in writing.parts():
+        pass
+    return ShardEntry(name, data.nbytes + len(writing.tail), len(writing.tail), digest(writing.tail))
+
+
 class _Writing:
     """The parts of a shard in their order; each chunk's digest is taken just before it is handed out."""
 
@@ -68,7 +78,7 @@ class _Writing:
             "extras": self._extras,
         }
         text = json.dumps(index, separators=(",", ":")).encode()
-        self.tail = text + _FOOTER.pack(len(text), FORMAT, MAGIC)
+        self.tail = text + _FOOTER.pack(len(text), PLAIN, MAGIC)
         yield memoryview(self.tail)
 
 

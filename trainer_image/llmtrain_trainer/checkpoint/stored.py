@@ -14,7 +14,11 @@ from llmtrain_trainer.checkpoint.storage import Entry
 _STEP: Final = re.compile(r"step-(\d{12,})")
 _PARTIAL: Final = r"(?:\.[0-9a-f]+\.partial)?"
 _SHARD: Final = re.compile(rf"shard-(\d{{8,}})-\d{{5,}}\.bin{_PARTIAL}")
+_FROZEN: Final = re.compile(rf"shard-(\d{{8,}})-\d{{5,}}-step-(\d{{12,}})\.bin{_PARTIAL}")
 _MANIFEST: Final = re.compile(rf"manifest\.json{_PARTIAL}")
+
+FROZEN: Final = "frozen"
+"""The directory of what several checkpoints share."""
 
 State = Literal["valid", "incomplete", "damaged", "newer"]
 
@@ -55,6 +59,11 @@ def shard_name(step: int, fence: int, rank: int) -> str:
     return f"{step_directory(step)}/shard-{fence:08d}-{rank:05d}.bin"
 
 
+def frozen_name(step: int, fence: int, rank: int) -> str:
+    """Where the part of a rank's state goes that is not written again as long as it does not change."""
+    return f"{FROZEN}/shard-{fence:08d}-{rank:05d}-{step_directory(step)}.bin"
+
+
 def manifest_name(step: int) -> str:
     """Where the manifest goes."""
     return f"{step_directory(step)}/manifest.json"
@@ -72,6 +81,12 @@ def fence_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def frozen_at(name: str) -> tuple[int, int] | None:
+    """The claim and the step at which a frozen part was written, finished or not; None for what is none."""
+    found = _FROZEN.fullmatch(_base(name))
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def is_ours(name: str) -> bool:
     """Whether a file in a step's directory is part of a checkpoint, or was to become one."""
     return bool(_MANIFEST.fullmatch(_base(name)) or _SHARD.fullmatch(_base(name)))
@@ -87,10 +102,10 @@ def manifest_at(step: int, data: bytes) -> Manifest:
 
 
 def misfits(manifest: Manifest, files: Sequence[Entry]) -> tuple[Damaged, ...]:
-    """The manifest's shards that are not among `files` in their sizes."""
+    """The manifest's parts that are not among `files` in their sizes."""
     sizes = {file.name: file.size for file in files}
     found = []
-    for shard in manifest.shards:
+    for shard in manifest.parts:
         if shard.name not in sizes:
             found.append(Damaged(shard.name, "it is missing"))
         elif sizes[shard.name] != shard.size:

@@ -12,7 +12,7 @@ import torch
 
 from llmtrain_trainer.checkpoint import filling
 from llmtrain_trainer.checkpoint.layout import LayoutError, Segment
-from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat
+from llmtrain_trainer.checkpoint.manifest import Damaged, Manifest, NewerFormat, ShardEntry
 from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.shardfile import ShardReader
 from llmtrain_trainer.checkpoint.storage import Storage, StorageError
@@ -52,7 +52,7 @@ class Sources:
     def __init__(self, shards: Shards, store: Store, member: int, by: Pass, backing: Backing | None) -> None:
         self._shards, self._store, self._member, self._by, self._backing = shards, store, member, by, backing
         self.used: set[Location] = set()
-        self._opened: dict[int, _Inner] = {}
+        self._opened: dict[tuple[int, bool], _Inner] = {}
         self._lock = threading.Lock()
 
     def state(self) -> dict[str, Any]:
@@ -87,26 +87,37 @@ class Sources:
         # From memory it is the cores that count, from other members and storage the streams.
         is_local = all(self._shards[each][0].member == self._member for each in ranks)
         threads = min(filling.STREAMS, torch.get_num_threads()) if is_local else filling.STREAMS
-        filling.fill([functools.partial(self._open, each) for each in ranks], pieces, threads=threads)
+        shards = [functools.partial(self._open, each) for each in ranks]
+        shards += [functools.partial(self._open, each, frozen=True) for each in ranks if self._frozen(each)]
+        filling.fill(shards, pieces, threads=threads)
 
-    def _open(self, rank: int) -> _Guarded:
+    def _frozen(self, rank: int) -> ShardEntry | None:
+        """The other part of a rank's shard; a snapshot in memory is one piece."""
+        stored = self._shards[rank][0].member is None and self._backing
+        return stored.manifest.shards[rank].frozen if stored else None
+
+    def _open(self, rank: int, *, frozen: bool = False) -> _Guarded:
         location = self._shards[rank][0]
         with self._lock:  # the first one reads head and checksums for all
-            first = self._opened.get(rank)
+            first = self._opened.get((rank, frozen))
             if first is None:
-                self._opened[rank] = shard = _guard(location, lambda: self._reader(location, rank))
+                self._opened[rank, frozen] = shard = _guard(location, lambda: self._reader(location, rank, frozen))
             self.used.add(location)
         if first is not None:
             shard = _guard(
-                location, lambda: self._reader(location, rank) if isinstance(first, ShardReader) else first.again()
+                location,
+                lambda: self._reader(location, rank, frozen) if isinstance(first, ShardReader) else first.again(),
             )
         return _Guarded(location, shard)
 
-    def _reader(self, location: Location, rank: int) -> _Inner:
+    def _reader(self, location: Location, rank: int, frozen: bool) -> _Inner:
         if location.member is None:
             if self._backing is None:
                 raise AssertionError("the planner was told of no durable checkpoint")
-            return ShardReader(self._backing.storage, self._backing.manifest.shards[rank])
+            entry = self._frozen(rank) if frozen else self._backing.manifest.shards[rank]
+            if entry is None:
+                raise AssertionError("there is no such part")
+            return ShardReader(self._backing.storage, entry)
         if location.member == self._member:
             return open_local(self._store, location.entry)
         if not location.address:
