@@ -280,7 +280,7 @@ def test_an_agent_can_be_stopped_while_it_starts(pause):
     """A pod that is deleted as soon as it was made does not stay for its grace period: Python takes its time to begin,
     torch seconds to import."""
     # Without the operator's environment the agent exits with 2, once it is imported: 143 means that it was stopped.
-    program = "from llmtrain_trainer.agent.main import main; main()"
+    program = "from llmtrain_trainer.agent import main, start; start.main()"
     command = [*AS_IN_A_POD, "-c", program]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PYTHONPATH}) as parent:
         first = only_child(parent.pid)

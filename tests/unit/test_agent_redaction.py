@@ -12,9 +12,9 @@ from llmtrain_operator.contract import wire
 from llmtrain_trainer.agent import redaction
 from llmtrain_trainer.agent.failures import MAX_MESSAGE, MAX_TRACEBACK, describe
 from llmtrain_trainer.agent.logs import RankLogs
-from llmtrain_trainer.agent.main import _WithoutSecrets
 from llmtrain_trainer.agent.progress import ProgressSocket
 from llmtrain_trainer.agent.redaction import Redactor
+from llmtrain_trainer.agent.start import _WithoutSecrets
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
 

@@ -99,18 +99,23 @@ def _inline(common: dict[str, Any], given: dict[str, Any]) -> PretrainedConfig:
 def _from_scratch(config: PretrainedConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.model_type == "llama":
-            from transformers.models.llama import modeling_llama
+        return instantiate(config)
 
-            llama: Any = modeling_llama.LlamaForCausalLM
-            return llama._from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
-        import transformers
 
-        auto: Any = transformers.AutoModelForCausalLM
-        try:
-            return auto.from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
-        except ValueError as error:  # not a causal language model, or one without sdpa
-            raise ConfigError(f"spec.model.config: {error}") from error
+def instantiate(config: PretrainedConfig) -> Any:
+    """The architecture with weights from torch's generator, where torch puts new tensors. Raises `ConfigError`."""
+    if config.model_type == "llama":
+        from transformers.models.llama import modeling_llama
+
+        llama: Any = modeling_llama.LlamaForCausalLM
+        return llama._from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
+    import transformers
+
+    auto: Any = transformers.AutoModelForCausalLM
+    try:
+        return auto.from_config(config, attn_implementation=_ATTENTION, dtype=torch.float32)
+    except ValueError as error:  # not a causal language model, or one without sdpa
+        raise ConfigError(f"spec.model.config: {error}") from error
 
 
 def _load(path: str) -> Any:

@@ -51,6 +51,7 @@ ENV_GRACE_SECONDS: Final = "LLMTRAIN_GRACE_SECONDS"  # between SIGTERM and SIGKI
 ENV_VOLUMES: Final = "LLMTRAIN_VOLUMES"  # where claims are, if not at VOLUME_ROOT: without a cluster
 
 ENV_FLASH: Final = "LLMTRAIN_FLASH"  # directory in memory for snapshots; absent: there is none
+ENV_ZYGOTE: Final = "LLMTRAIN_ZYGOTE"  # "off": workers are started anew each time, not forked
 
 # Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)
 ENV_ROUND: Final = "LLMTRAIN_ROUND"

@@ -1,5 +1,5 @@
 import sys
 
-from llmtrain_trainer.agent.main import main
+from llmtrain_trainer.agent.start import main
 
 sys.exit(main())

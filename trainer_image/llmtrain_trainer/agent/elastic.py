@@ -22,13 +22,15 @@ from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer.agent.environment import runs_reference_trainer
+from llmtrain_trainer.agent.environment import REFERENCE_COMMAND, runs_reference_trainer
 from llmtrain_trainer.agent.failures import describe, first_to_fail
 from llmtrain_trainer.agent.flash import AgentFlash
+from llmtrain_trainer.agent.forking import forked_from
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.orders import Order
 from llmtrain_trainer.agent.parting import Parting
+from llmtrain_trainer.agent.zygote import Zygote
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ INTERVAL: Final = 0.05
 """Seconds between looks at the workers; orders wake the agent by themselves."""
 KILL_TIMEOUT: Final = 10
 """Seconds to wait for a killed worker: longer only in uninterruptible sleep, which is beyond help."""
+ZYGOTE_LIMIT: Final = 300.0
+"""Seconds for the zygote's imports: from a slow volume they take minutes."""
 ALONE_LIMIT: Final = 60.0
 """Seconds that an agent whose work is done waits for a coordinator that is away."""
 
@@ -44,7 +48,7 @@ class MemberAgent(LocalElasticAgent):
     """Supervises one member's workers through all of its rounds, until stopped.
 
     `drain` makes the membership hear all that the workers have said so far; `flash` keeps their snapshots, if they
-    take any.
+    take any; `zygote` is what they are forked from, unless they are started anew each time.
     """
 
     def __init__(
@@ -54,9 +58,10 @@ class MemberAgent(LocalElasticAgent):
         membership: Membership,
         drain: Callable[[], None],
         flash: AgentFlash | None = None,
+        zygote: Zygote | None = None,
     ) -> None:
         super().__init__(spec, logs, shutdown_timeout=membership.environment.grace)
-        self._logs, self._drain, self._flash = logs, drain, flash
+        self._logs, self._drain, self._flash, self._zygote = logs, drain, flash, zygote
         self._membership = membership
         self._reference = runs_reference_trainer(membership.environment.spec)
         self._parting: Parting | None = None  # how this round's workers may end before they are done
@@ -65,12 +70,26 @@ class MemberAgent(LocalElasticAgent):
 
     def _invoke_run(self, role: str = DEFAULT_ROLE) -> RunResult:
         del role  # there is only one
+        self._await_zygote()
         while True:
             self._initialize_workers(self._worker_group)  # raises RendezvousGracefulExitError when told to stop
             result = self._watch()
             if result is not None:
                 return result
             self._remaining_restarts -= 1  # torchrun's TORCHELASTIC_RESTART_COUNT
+
+    def _await_zygote(self) -> None:
+        """Before a first round is joined, so that no other member waits for our imports."""
+        end = time.monotonic() + ZYGOTE_LIMIT
+        while self._zygote and not self._zygote.ready:
+            order = self._membership.order()
+            if order.kind == "stop":
+                raise RendezvousGracefulExitError(order.reason)
+            self._zygote.listen(INTERVAL)
+            if self._zygote.gone or time.monotonic() > end:
+                log.warning("the zygote %s: workers are started anew", "has ended" if self._zygote.gone else "is slow")
+                self._zygote.close()
+                self._zygote = None
 
     def _watch(self) -> RunResult | None:
         """Until the round is over for this member (None), or all is done and nobody there to say so."""
@@ -127,7 +146,8 @@ class MemberAgent(LocalElasticAgent):
         os.environ[names.ENV_ROUND] = str(self._membership.report.round)  # workers inherit this environment
         if self._flash and self._membership.round:
             os.environ.update(self._flash.enter(self._membership.round))
-        pids: dict[int, Any] = super()._start_workers(worker_group)
+        with forked_from(self._zygote, REFERENCE_COMMAND) if self._zygote else contextlib.nullcontext():
+            pids: dict[int, Any] = super()._start_workers(worker_group)
         self._groups = set(pids.values())
         self._asked = False
         self._parting = Parting.begin(True, 0.0, 0.0) if self._reference else None

@@ -13,6 +13,7 @@ from typing import Any
 from llmtrain_operator.contract import names
 
 REFERENCE_TRAINER = "llmtrain_trainer.train"
+REFERENCE_COMMAND = (sys.executable, "-u", "-m", REFERENCE_TRAINER)
 
 
 class EnvironmentIncomplete(Exception):  # noqa: N818 - says what happened
