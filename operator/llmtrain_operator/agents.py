@@ -99,7 +99,8 @@ class AgentBook:
             silent = 0.0 if update.connected else min(lasts, heard_for)
             failed_for = self._clock() - known.failed_since
             connected_for = lasts if update.connected else 0.0
-            return AgentView(pod.uid, update.connected, silent, update.detail, update.report, failed_for, connected_for)
+            told = update.detail, update.report, failed_for, connected_for, update.missed
+            return AgentView(pod.uid, update.connected, silent, *told)
         if heard_for <= ARRIVAL_GRACE:
             return None
         silent = heard_for - ARRIVAL_GRACE

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from llmtrain_operator import failure
 from llmtrain_operator.contract.wire import Member, Round
 from llmtrain_operator.state import AgentView, PodView
 
@@ -23,6 +24,8 @@ MOST_NAMED = 5
 SILENCE_LIMIT = 2.5
 """Seconds without a connection after which a member is lost, counted only while the coordinator itself is there. By
 then it has missed the coordinator's heartbeat deadline, or had time to dial again several times."""
+MISSED_LIMIT = 0.6
+"""The same where another member's workers have already failed for want of a peer: time to dial again once or twice."""
 GIVEN_UP = 10.0
 """The same after which its pod is replaced. Longer, because one that comes back sooner has nothing to start anew."""
 NEVER_CAME = 120.0
@@ -55,12 +58,23 @@ def losses(
 
     `done`: UIDs of members that have succeeded; what becomes of them afterwards does not matter.
     """
+    limit = silence_limit(current, agents)
     members = (member for member in current.members if member.uid not in done)
-    found = (_loss(member, current.number, pods.get(member.uid), agents.get(member.uid)) for member in members)
+    found = (_loss(member, current.number, pods.get(member.uid), agents.get(member.uid), limit) for member in members)
     return tuple(loss for loss in found if loss)
 
 
-def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | None) -> Loss | None:
+def silence_limit(current: Round, agents: Mapping[str, AgentView]) -> float:
+    """Seconds without a connection after which a member of `current` is lost."""
+    there = (agents.get(member.uid) for member in current.members)
+    failures = (agent.report.failure for agent in there if agent and agent.report)
+    peers_lost = any(f and f.round == current.number and failure.is_secondary(f) for f in failures)
+    return MISSED_LIMIT if peers_lost else SILENCE_LIMIT
+
+
+def _loss(
+    member: Member, number: int, pod: PodView | None, agent: AgentView | None, silence_limit: float
+) -> Loss | None:
     if pod is None:
         return Loss(member, f"pod {member.pod} is gone", failed=False)
     if pod.deleting:
@@ -73,7 +87,7 @@ def _loss(member: Member, number: int, pod: PodView | None, agent: AgentView | N
         return Loss(member, f"pod {member.pod} failed: {pod.reason or pod.message or 'no reason given'}", failed=False)
     if agent is None:
         return None
-    if agent.silent_for > SILENCE_LIMIT:
+    if agent.missed or agent.silent_for > silence_limit:
         return Loss(member, f"no word from {member.pod} for {agent.silent_for:.0f} s ({agent.detail})", failed=False)
     report = agent.report
     if report and report.round >= number and report.state in ("failed", "joining", "stopped"):
@@ -132,7 +146,8 @@ def unheard(agents: Mapping[str, AgentView]) -> frozenset[str]:
 
 def next_judgement(agents: Mapping[str, AgentView]) -> float | None:
     """Seconds until the silence of one of them has the next consequence, None if all are there."""
-    limits = [(a.silent_for, limit) for a in agents.values() for limit in (SILENCE_LIMIT, GIVEN_UP, NEVER_CAME)]
+    all_limits = MISSED_LIMIT, SILENCE_LIMIT, GIVEN_UP, NEVER_CAME
+    limits = [(a.silent_for, limit) for a in agents.values() for limit in all_limits]
     return min((limit - silent for silent, limit in limits if 0 < silent <= limit), default=None)
 
 
@@ -159,13 +174,14 @@ def candidates(
 
 
 def returning(pod: PodView | None, agent: AgentView | None) -> bool:
-    """Whether the member of this pod, not ready now, is likely to be so within seconds: its container runs, and its
-    agent is there, or was a moment ago, or may be just about to come."""
+    """Whether the member of this pod, not ready now, is likely to be so within a second or two: its container runs, and
+    its agent is there with all of its imports done, or those who are there are not known yet."""
     if pod is None or pod.deleting or pod.phase != "Running":
         return False
-    if agent is None or agent.report is None:
-        return agent is None or agent.silent_for <= REJOIN_PATIENCE
-    return agent.silent_for <= SILENCE_LIMIT and agent.report.state != "stopped"
+    if agent is None:
+        return True
+    report = agent.report
+    return report is not None and agent.connected and report.state != "stopped" and bool(report.store_port)
 
 
 def form(

@@ -66,7 +66,8 @@ class NodeView:
 class AgentView:
     """What is known of an agent. `silent_for` is in seconds: 0 while it is connected, and while the coordinator
     itself is away, because then nothing can be said about the agent. `failed_for`: seconds since it told of the
-    failure in its report. `connected_for`: seconds since it came, while it is connected."""
+    failure in its report. `connected_for`: seconds since it came, while it is connected. `missed`: it is not, and its
+    round stands still."""
 
     uid: str
     connected: bool
@@ -75,6 +76,7 @@ class AgentView:
     report: Report | None = None
     failed_for: float = float("inf")
     connected_for: float = float("inf")
+    missed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

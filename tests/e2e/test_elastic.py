@@ -148,7 +148,6 @@ def test_a_member_that_is_cut_off_writes_nothing(kubectl: Kubectl, installed: Cl
         until_saved(story)
         folder = installed.shared / kubectl.get("pvc", "checkpoints")["spec"]["volumeName"] / "j"
         node = installed.node(next(name for name in nodes_of(kubectl) if name != leader))
-        cut = members(kubectl)
         node.partition()
         off = time.monotonic()
         try:
@@ -161,7 +160,7 @@ def test_a_member_that_is_cut_off_writes_nothing(kubectl: Kubectl, installed: Cl
         finally:
             node.heal()
         whole = story.until(lambda m: m.size == 3 and m.trains, seconds=120, since=later.at)
-        assert {m["uid"] for m in whole.status["round"]["members"]} != {p["metadata"]["uid"] for p in cut.values()}
+        assert whole.round == 3
     fences = sorted(folder.glob("fence-*.json"))
     assert json.loads(fences[1].read_text())["content"]["round"] == 2
     assert written_by_older(folder, fences[1]) == []

@@ -202,6 +202,25 @@ async def test_a_frozen_agent_is_lost_and_comes_back(director, tmp_path):
     await director.until(lambda: director.history[-1].connected, within=30)
 
 
+async def test_a_frozen_worker_is_named_and_killed(director, tmp_path):
+    """The others would wait for it for ever: within a second or so its agent tells who it was, and a round follows."""
+    uid = director.start_agent(0, script("patient.py", tmp_path), procs=2)
+    await director.until_state("joining", uid)
+    director.run(1, uid, procs=2)
+    await exists(tmp_path / "pid-1-round-1")
+    start = time.monotonic()
+    os.kill(int((tmp_path / "pid-1-round-1").read_text()), signal.SIGSTOP)
+    await director.until(lambda: director.reports[uid].failure, within=20)
+    print(f"frozen worker noticed after {time.monotonic() - start:.1f} s")
+    failure = director.reports[uid].failure
+    assert (failure.reason, failure.round) == ("Hang", 1)
+    assert "rank 1 was stopped (SIGSTOP)" in failure.message
+    await director.until(lambda: not director.worker_pids(uid))
+    await director.until_state("joining", uid, number=1)
+    director.run(2, uid, procs=2)
+    await director.until_state("running", uid, number=2)
+
+
 async def test_a_frozen_coordinator_loses_nobody(director, tmp_path):
     """The coordinator blames its own lag, not the agents."""
     uids = [director.start_agent(i, script("patient.py", tmp_path)) for i in range(2)]

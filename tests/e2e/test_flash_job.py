@@ -71,6 +71,24 @@ def test_workers_that_die_go_on_where_they_were(kubectl: Kubectl, installed: Clu
     assert kinds == [{"own", "replica"}] * 2
 
 
+def test_a_frozen_worker_is_found_named_and_replaced(kubectl: Kubectl, installed: Cluster) -> None:
+    """It holds its connections, so that no collective fails; then its zygote dies, and the agent makes another."""
+    kubectl.apply(job(steps=FOREVER, members=2, recovery={"maxRestarts": 10}))
+    with Story(kubectl) as story:
+        seen = story.until(copied)
+        name = next(iter(nodes_of(kubectl)))
+        installed.node(name).run(["kill", "-STOP", *map(str, workers(installed, name))])
+        frozen = time.monotonic()
+        again = story.until(lambda m: m.round == 2 and m.trains, since=seen.at)
+        print(f"frozen: next step after {again.at - frozen:.1f} s")
+        assert again.status["lastFailure"]["reason"] == "Hang"
+        assert "was stopped (SIGSTOP)" in again.status["lastFailure"]["message"]
+        assert again.status["checkpoint"]["restoredStep"] >= committed(seen)
+        installed.node(name).run(["kill", "-9", *map(str, workers(installed, name, "llmtrain-[z]ygote"))])
+        story.until(lambda m: m.round == 3 and m.size == 2 and m.trains, since=again.at)
+    assert "the zygote has ended" in kubectl("logs", "-l", "llmtrain.io/job=j", "--tail=-1")
+
+
 def test_the_last_gasp(kubectl: Kubectl, installed: Cluster) -> None:
     """A job that gives up has its newest snapshot in storage, where no save was due for an hour."""
     checkpoint = {"durable": {"storage": "pvc://checkpoints/j", "every": "1h"}}

@@ -45,9 +45,9 @@ def members(kubectl: Kubectl) -> dict[str, dict[str, Any]]:
     return {pod["metadata"]["name"]: pod for pod in kubectl.items("pod", "llmtrain.io/job=j")}
 
 
-def workers(cluster: Cluster, node: str) -> list[int]:
-    """Process ids, on the node, of the training processes there."""
-    found = cluster.node(node).run(["sh", "-c", "pgrep -f 'llmtrain_trainer[.]train' || true"])
+def workers(cluster: Cluster, node: str, command: str = "llmtrain_trainer[.]train") -> list[int]:
+    """Process ids, on the node, of the training processes there, or of what else has such a command line."""
+    found = cluster.node(node).run(["sh", "-c", f"pgrep -f '{command}' || true"])
     return [int(pid) for pid in found.split()]
 
 

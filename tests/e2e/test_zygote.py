@@ -128,6 +128,9 @@ def test_workers_die_with_the_zygote_and_it_says_so(tmp_path):
     with pytest.raises(NotForked, match="gone"):
         other.fork([], ENVIRONMENT, output.fds())
     other.close()
+    successor = other.again()
+    assert successor is not None, "it was ready once, so the next will be"
+    successor.close()
 
 
 def test_the_zygote_dies_with_its_agent():
@@ -155,6 +158,7 @@ def test_one_that_cannot_import_is_gone_and_not_waited_for():
         broken.listen(1.0)
     assert broken.gone
     assert not broken.ready
+    assert broken.again() is None
     broken.close()
 
 

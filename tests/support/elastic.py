@@ -31,6 +31,11 @@ def silent(view: AgentView, seconds=3.0) -> AgentView:
     return dataclasses.replace(view, connected=False, silent_for=seconds, detail="no heartbeat for 3.1 s")
 
 
+def missed(view: AgentView) -> AgentView:
+    """The same agent, lost from sight a moment ago, since when its round stands still."""
+    return dataclasses.replace(silent(view, 0.0), missed=True)
+
+
 class Job:
     """A job with durable storage and nodes 2..3, in round 1 with three members at step 40; `look` makes one pass."""
 

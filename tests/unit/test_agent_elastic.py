@@ -11,6 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.agent.elastic import MemberAgent
+from llmtrain_trainer.agent.freezing import Freezes
 from llmtrain_trainer.agent.parting import Parting
 
 
@@ -20,6 +21,7 @@ class Agent(MemberAgent):
     def __init__(self) -> None:
         self._asked, self._reference, self._parting = False, True, Parting.begin(True, 0.0, 0.0)
         self._worker_group: Any = None
+        self._pcontext, self._freezes = None, Freezes()
         self.did: list[Any] = []
 
     def _exit_codes(self) -> dict[int, int | None]:

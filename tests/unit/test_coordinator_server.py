@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import ssl
+import sys
 import time
 import urllib.request
 
@@ -152,6 +153,37 @@ async def test_silence_ends_a_membership_and_a_word_renews_it(station):
         async with station.agent("ns/pod-a/a") as agent:
             await agent.send(report("a"))
             await station.update("a")
+
+
+async def test_a_member_is_missed_as_soon_as_its_round_stands_still(station, monkeypatch):
+    """Long before the deadline for silence alone; one that is heard again is missed no more."""
+    monkeypatch.setattr(sys.modules[__name__], "DEADLINE", 60.0)
+
+    def stepped(uid, index, step):
+        progress = wire.Progress(index, 1, step=step, step_seconds=0.05)
+        return report(uid, state="running", round=1, index=index, progress=progress)
+
+    async with station.coordinator(), station.link(), station.agent("ns/pod-a/a") as a:
+        async with station.agent("ns/pod-b/b") as b:
+            for step in range(3):
+                for agent, uid, index in ((a, "a", 0), (b, "b", 1)):
+                    await agent.send(stepped(uid, index, step))
+            began = time.monotonic()
+
+            async def goes_on_saying_so():
+                while True:
+                    await a.send(stepped("a", 0, 2))
+                    await asyncio.sleep(0.1)
+
+            talking = asyncio.create_task(goes_on_saying_so())
+            gone = await station.update("b", connected=False)
+            assert gone.missed
+            assert "its round stands still" in gone.detail
+            assert 1.2 < time.monotonic() - began < 10
+        async with station.agent("ns/pod-b/b") as b:
+            await b.send(stepped("b", 1, 3))
+            assert not (await station.update("b")).missed
+        talking.cancel()
 
 
 async def test_a_stalled_coordinator_blames_itself(station):

@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 
 from llmtrain_operator.contract.wire import Directive, Member, Publish, Round, WireError
 from llmtrain_operator.coordinator.bundle import pack, unpack
 from llmtrain_operator.coordinator.directives import Directives
-from llmtrain_operator.coordinator.sessions import LagMeter, expired
+from llmtrain_operator.coordinator.sessions import LagMeter, Part, expired, missed
 
 DEADLINE = 5.0
 
@@ -29,6 +31,39 @@ def heard(*silences):
 def test_silence_ends_a_membership_unless_the_fault_may_be_here(silences, lag, lost):
     """An agent is lost after the deadline, extended by lag, and doubled when more than a fifth fall silent together."""
     assert expired(100.0, heard(*silences), lag, DEADLINE) == frozenset(lost)
+
+
+def parts(*members):
+    """Of a round: (seconds since it was heard, since it told of another step, seconds that its last step took)."""
+    return {str(i): Part(100.0 - quiet, 100.0 - still, took, True) for i, (quiet, still, took) in enumerate(members)}
+
+
+@pytest.mark.parametrize(
+    ("members", "lag", "lost"),
+    [
+        pytest.param([(0.1, 0.9, 0.1), (1.3, 1.5, 0.1), (0.2, 1.0, 0.1)], 0.0, "1", id="silent, and all stand still"),
+        pytest.param([(0.1, 0.9, 0.1), (1.1, 1.5, 0.1)], 0.0, "", id="not yet silent"),
+        pytest.param([(0.1, 0.3, 0.1), (1.3, 1.5, 0.1)], 0.0, "", id="silent, but training goes on"),
+        pytest.param([(0.1, 2.9, 1.0), (1.3, 3.3, 1.0)], 0.0, "", id="a step may take that long"),
+        pytest.param([(0.1, 3.1, 1.0), (1.3, 3.3, 1.0)], 0.0, "1", id="no step takes that long"),
+        pytest.param([(0.1, 2.0, 0.1), (0.3, 2.0, 0.1)], 0.0, "", id="a standstill of all that are heard"),
+        pytest.param([(0.1, 0.9, 0.1), (1.3, 1.5, 0.1)], 0.2, "", id="we did not listen ourselves"),
+        pytest.param([(1.3, 1.5, 0.1), (1.3, 1.5, 0.1)], 0.0, "", id="all are silent: nobody can say that it waits"),
+        pytest.param([(0.1, 0.9, 0.1), (1.3, 1.5, 0.1), (1.4, 1.5, 0.1)], 0.0, "12", id="two at once"),
+        pytest.param([(0.1, 9.0, None), (1.3, 9.0, None)], 0.0, "", id="a first step takes as long as it takes"),
+        pytest.param([(1.3, 1.5, 0.1)], 0.0, "", id="alone"),
+    ],
+)
+def test_a_short_silence_is_enough_where_the_round_stands_still(members, lag, lost):
+    """Either alone is nothing: agents are late on a busy machine, and steps take their time."""
+    assert missed(100.0, parts(*members), lag) == frozenset(lost)
+
+
+def test_a_standstill_in_another_phase_proves_nothing():
+    """Saving, evaluating and exporting take as long as they take."""
+    busy = parts((0.1, 9.0, 0.1), (1.3, 9.0, 0.1))
+    busy["0"] = dataclasses.replace(busy["0"], stepping=False)
+    assert missed(100.0, busy, 0.0) == frozenset()
 
 
 def test_stalls_count_only_for_a_while():

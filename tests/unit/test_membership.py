@@ -33,6 +33,7 @@ def agent(state: AgentState = "running", number: int = 3, port: int = 0, **view)
         pytest.param(POD, agent(number=2, state="joining"), None, id="still-on-its-way-from-an-older-round"),
         pytest.param(POD, agent(connected=False, silent_for=2.0), None, id="a-short-silence-is-intact"),
         pytest.param(POD, agent(connected=False, silent_for=30.0, detail="closed"), "no word from", id="silent"),
+        pytest.param(POD, agent(connected=False, silent_for=0.1, missed=True), "no word from", id="its-round-waits"),
         pytest.param(None, agent(), "is gone", id="pod-gone"),
         pytest.param(dataclasses.replace(POD, deleting=True), agent(), "being deleted", id="pod-deleting"),
         pytest.param(dataclasses.replace(POD, phase="Failed", reason="Evicted"), agent(), "Evicted", id="pod-failed"),
@@ -43,6 +44,29 @@ def test_a_member_is_lost_only_on_evidence(pod, known, lost) -> None:
     """A member leaves its round by a fact about its pod, its agent's word, or long silence; by nothing else."""
     found = membership.losses(ROUND, {"u0": pod} if pod else {}, {"u0": known} if known else {})
     assert [lost in loss.detail for loss in found] == ([True] if lost else [])
+
+
+@pytest.mark.parametrize(
+    ("silence", "message", "lost"),
+    [
+        pytest.param(0.5, "[gloo] Connection closed by peer", False, id="it-may-be-dialling-again"),
+        pytest.param(0.7, "[gloo] Connection closed by peer", True, id="both-say-so"),
+        pytest.param(0.7, "ValueError", False, id="another-ended-for-a-reason-of-its-own"),
+        pytest.param(0.7, "", False, id="the-others-train-on"),
+    ],
+)
+def test_a_short_absence_is_a_loss_where_another_has_lost_its_peer(silence, message, lost) -> None:
+    """Two witnesses that do not know of each other: the connection to the coordinator, and that between workers."""
+    other = Member(1, 1, "j-1-1", "u1", "10.0.0.2", 4000)
+    ended = Failure("UserError", message, 3) if message else None
+    report = Report("d/j", "j-1-1", "u1", 1, 1, "10.0.0.2", "failed" if message else "running", 3, failure=ended)
+    agents = {
+        "u0": agent(connected=False, silent_for=silence),
+        "u1": AgentView("u1", connected=True, silent_for=0.0, detail="", report=report),
+    }
+    pods = {"u0": POD, "u1": dataclasses.replace(POD, uid="u1", name="j-1-1", index=1)}
+    found = membership.losses(Round(3, (MEMBER, other), 1), pods, agents)
+    assert any(not loss.failed for loss in found) == lost
 
 
 def test_a_success_in_another_round_does_not_count() -> None:
@@ -90,14 +114,13 @@ def test_formation(ready, waited, patience, size) -> None:
 @pytest.mark.parametrize(
     ("pod", "known", "soon"),
     [
-        pytest.param(POD, agent("failed"), True, id="its-worker-was-killed"),
-        pytest.param(POD, agent("running"), True, id="has-yet-to-leave-the-lost-round"),
-        pytest.param(POD, agent(connected=False, silent_for=1.0), True, id="its-connection-broke-a-moment-ago"),
-        pytest.param(POD, None, True, id="its-container-has-just-started"),
-        pytest.param(POD, AgentView("u0", False, 2.0, "never connected"), True, id="its-agent-starts"),
-        pytest.param(POD, AgentView("u0", False, 30.0, "never connected"), False, id="its-agent-never-came"),
-        pytest.param(POD, agent(connected=False, silent_for=9.0), False, id="silent"),
-        pytest.param(POD, agent("stopped"), False, id="about-to-end"),
+        pytest.param(POD, agent("failed", port=5000), True, id="its-worker-was-killed"),
+        pytest.param(POD, agent("running", port=5000), True, id="has-yet-to-leave-the-lost-round"),
+        pytest.param(POD, agent(port=5000, connected=False, silent_for=1.0), False, id="away"),
+        pytest.param(POD, None, True, id="the-coordinator-has-just-begun-to-listen"),
+        pytest.param(POD, AgentView("u0", False, 2.0, "never connected"), False, id="its-agent-starts"),
+        pytest.param(POD, agent("joining"), False, id="its-imports-take-their-time"),
+        pytest.param(POD, agent("stopped", port=5000), False, id="about-to-end"),
         pytest.param(dataclasses.replace(POD, phase="Pending"), None, False, id="pulls-its-image-maybe"),
         pytest.param(dataclasses.replace(POD, deleting=True), agent("failed"), False, id="being-deleted"),
         pytest.param(None, None, False, id="no-pod"),

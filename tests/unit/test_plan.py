@@ -248,11 +248,11 @@ def test_a_cause_that_is_told_after_its_consequences_is_the_one_that_counts(runn
 
 def test_a_member_that_falls_silent_explains_the_broken_connections(running) -> None:
     """Its connections broke before its silence was certain; it is the one to be blamed."""
-    broken = dataclasses.replace(failed(0, "[gloo] Connection closed by peer"), failed_for=2.1)
-    quiet = dataclasses.replace(agent(1, "running", 1), connected=False, silent_for=2.2)
+    broken = dataclasses.replace(failed(0, "[gloo] Connection closed by peer"), failed_for=0.4)
+    quiet = dataclasses.replace(agent(1, "running", 1), connected=False, silent_for=0.4)
     waits = step(running, observed(broken, quiet), now=NOW + 2)
     assert (waits.status.round is not None, waits.look_again) == (True, pytest.approx(0.3))
-    certain = step(running, observed(broken, dataclasses.replace(quiet, silent_for=2.6)), now=NOW + 3).status
+    certain = step(running, observed(broken, dataclasses.replace(quiet, silent_for=0.7)), now=NOW + 3).status
     assert (certain.last_failure.reason, certain.last_failure.member) == (names.REASON_POD_LOST, 1)
 
 

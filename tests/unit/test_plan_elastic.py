@@ -12,7 +12,7 @@ from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Checkpoints, Failure, Progress
 from llmtrain_operator.plan.resize import GROWTH_PATIENCE, SAVE_PATIENCE
 from llmtrain_operator.state import AgentView, CreatePod, DeletePod
-from tests.support.elastic import NODES, Job, gone, silent, training
+from tests.support.elastic import NODES, Job, gone, missed, silent, training
 from tests.support.planner import NOW, agent, condition, pod
 
 FULL = {"error": "pvc://c/j: no space left on device", "error_reason": names.REASON_STORAGE_FULL}
@@ -31,7 +31,8 @@ FULL = {"error": "pvc://c/j: no space left on device", "error_reason": names.REA
         pytest.param(
             [pod(0), pod(1, phase="Failed", reason="Evicted"), pod(2)], (training(0), training(2)), id="pod-failed"
         ),
-        pytest.param(map(pod, range(3)), (training(0), silent(training(1)), training(2)), id="node-off"),
+        pytest.param(map(pod, range(3)), (training(0), silent(training(1)), training(2)), id="silence"),
+        pytest.param(map(pod, range(3)), (training(0), missed(training(1)), training(2)), id="node-off"),
     ],
 )
 def test_those_who_are_left_go_on_at_once(pods, agents) -> None:
@@ -90,7 +91,9 @@ def test_a_killed_worker_gives_a_round_with_the_same_members() -> None:
 def test_an_agent_that_does_not_come_back_is_not_waited_for_long() -> None:
     """A few seconds, then the others go on."""
     job = Job()
-    failed = agent(1, "failed", 1, failure=Failure(names.REASON_KILLED, "signal 9", 1, rank=1, signal=9))
+    failed = agent(
+        1, "failed", 1, store_port=5001, failure=Failure(names.REASON_KILLED, "signal 9", 1, rank=1, signal=9)
+    )
     assert job.look(training(0), failed, training(2)).look_again == pytest.approx(5.0)
     job.look(gone(0), failed, gone(2), after=5.1)
     assert job.members == [0, 2]

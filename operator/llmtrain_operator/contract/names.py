@@ -74,6 +74,7 @@ REASON_OUTPUT_UNWRITABLE: Final = "OutputUnwritable"
 REASON_USER_ERROR: Final = "UserError"  # an exception or exit code of the user's code that is none of the above
 REASON_PEER_LOST: Final = "PeerLost"  # a collective broke because another worker went away: the cause is elsewhere
 REASON_KILLED: Final = "Killed"  # a signal
+REASON_HANG: Final = "Hang"  # a worker that lives and does not go on
 REASON_POD_LOST: Final = "PodLost"  # the pod, its node, or its agent went away
 REASON_CHECKPOINT_MISMATCH: Final = "CheckpointMismatch"  # the storage holds checkpoints of another model or format
 REASON_CHECKPOINT_LOST: Final = "CheckpointLost"  # the storage holds checkpoints, and none of them is valid

@@ -203,8 +203,9 @@ class Directive:
 class AgentUpdate:
     """Coordinator to controller: an agent's newest report and whether it is there.
 
-    `connected` False means that the connection closed or heartbeats stopped; `detail` says which. The identity
-    (`namespace`, `uid`) comes from the agent's token, not from its words.
+    `connected` False means that the connection closed or heartbeats stopped; `detail` says which. `missed`: since then
+    its round stands still, though its other members are there. The identity (`namespace`, `uid`) comes from the agent's
+    token, not from its words.
     """
 
     namespace: str
@@ -212,6 +213,7 @@ class AgentUpdate:
     connected: bool
     detail: str
     report: Report | None = None
+    missed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Which agents are there: one session per pod, and the judgement when silence means absence.
+"""Which agents are there: one session per pod, and the judgements when silence means absence.
 
-The judgement is pure. Silence is held against an agent only as far as the coordinator was itself able to listen
-(`lag`), and when many fall silent together the likelier cause is on this side, so they get one more deadline.
+The judgements are pure. Silence is held against an agent only as far as the coordinator was itself able to listen
+(`lag`), and when many fall silent together the likelier cause is on this side, so they get one more deadline. A short
+silence is enough where a second witness agrees: the agent's round, whose other members are heard, stands still.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ HEARTBEAT: Final = 0.5
 """Seconds between an agent's reports."""
 SUSPICIOUS_SHARE: Final = 0.2
 SUSPICIOUS_NUMBER: Final = 2
+BRIEF: Final = 1.2
+"""Seconds of silence that end a membership if its round stands still meanwhile."""
+STANDSTILL: Final = 0.75
+"""Seconds without a step that are a standstill, at least."""
+STEPS: Final = 3.0
+"""And as many times the longest step that the round's members have told of lately."""
 
 
 def expired(now: float, heard: Mapping[str, float], lag: float, deadline: float) -> frozenset[str]:
@@ -34,6 +41,28 @@ def expired(now: float, heard: Mapping[str, float], lag: float, deadline: float)
     if silent >= SUSPICIOUS_NUMBER and silent > SUSPICIOUS_SHARE * len(heard):
         limit += deadline
     return frozenset(uid for uid, then in heard.items() if now - then > limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One agent's part in a round that trains: when it was `heard`, when it last told of another step, how long that
+    took (None: it has not told of one), and whether it is between steps as usual, not saving or evaluating."""
+
+    heard: float
+    moved: float
+    step_seconds: float | None
+    stepping: bool
+
+
+def missed(now: float, parts: Mapping[str, Part], lag: float) -> frozenset[str]:
+    """The silent ones of a round's agents, if it stands still while the others are heard."""
+    silent = frozenset(uid for uid, part in parts.items() if now - part.heard > BRIEF + lag)
+    others = [part for uid, part in parts.items() if uid not in silent]
+    steps = [part.step_seconds for part in others if part.stepping and part.step_seconds is not None]
+    if not silent or not others or len(steps) < len(others):
+        return frozenset()
+    still = now - max(part.moved for part in parts.values())
+    return silent if still > max(STANDSTILL, STEPS * max(steps)) + lag else frozenset()
 
 
 class LagMeter:
@@ -60,6 +89,8 @@ class Session:
     connection: ServerConnection | None
     heard: float
     report: Report | None = None
+    moved: float = field(default=float("-inf"))  # when it told of another step than before
+    missed: bool = False
     spoke: bool = False  # whether the report came over this connection rather than an earlier one
     detail: str = "connected"
     told: float = field(default=float("-inf"))  # when the controller last heard of it
@@ -73,7 +104,17 @@ class Session:
             connected=self.connection is not None,
             detail=self.detail,
             report=self.report,
+            missed=self.missed,
         )
+
+    def part(self) -> Part | None:
+        """Its part in a round, while its workers are in one."""
+        report = self.report
+        if report is None or report.state != "running":
+            return None
+        said = report.progress
+        stepping = said is not None and said.phase == "training"
+        return Part(self.heard, self.moved, said.step_seconds if said else None, stepping)
 
 
 def differs_in_substance(old: Report | None, new: Report) -> bool:

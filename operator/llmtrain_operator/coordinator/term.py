@@ -33,7 +33,7 @@ from llmtrain_operator.coordinator.auth import (
 from llmtrain_operator.coordinator.bundle import Key, key_of
 from llmtrain_operator.coordinator.directives import Directives
 from llmtrain_operator.coordinator.keys import with_keys
-from llmtrain_operator.coordinator.sessions import LagMeter, Session, differs_in_substance, expired
+from llmtrain_operator.coordinator.sessions import LagMeter, Part, Session, differs_in_substance, expired, missed
 from llmtrain_operator.coordinator.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,8 @@ class Term:
         urgent = differs_in_substance(session.report, report)
         session.untold |= report != session.report or not session.spoke
         session.spoke = True
+        if _step(report) != _step(session.report):
+            session.moved = now
         session.report = report
         if session.untold and (urgent or now - session.told >= PROGRESS_INTERVAL):
             self._tell(session)
@@ -211,6 +213,8 @@ class Term:
         heard = {uid: session.heard for uid, session in connected.items()}
         for uid in expired(now, heard, lag, self._deadline):
             self._give_up(connected[uid], now)
+        for uid in self._missed(now, lag):
+            self._miss(self._sessions[uid], now)
         for uid, session in list(self._sessions.items()):
             if session.untold and now - session.told >= PROGRESS_INTERVAL:
                 self._tell(session)
@@ -219,11 +223,32 @@ class Term:
         self._telemetry.agents.set(len(connected))
         self._telemetry.lag.set(lag)
 
-    def _give_up(self, session: Session, now: float) -> None:
+    def _missed(self, now: float, lag: float) -> set[str]:
+        rounds: dict[tuple[str, str, int], dict[str, Part]] = {}
+        for uid, session in self._sessions.items():
+            if session.report and (part := session.part()):
+                key = session.identity.namespace, session.report.job, session.report.round
+                rounds.setdefault(key, {})[uid] = part
+        found = {uid for parts in rounds.values() for uid in missed(now, parts, lag)}
+        return {uid for uid in found if not self._sessions[uid].missed}
+
+    def _miss(self, session: Session, now: float) -> None:
+        session.missed = True
+        if session.connection:
+            self._give_up(session, now, ", and its round stands still")
+        else:
+            self._tell(session)
+
+    def _give_up(self, session: Session, now: float, more: str = "") -> None:
         self._telemetry.expired.inc()
         connection, session.connection = session.connection, None
-        session.detail = f"no heartbeat for {now - session.heard:.1f} s"
+        session.detail = f"no heartbeat for {now - session.heard:.1f} s{more}"
         log.warning("lost %s: %s", session.identity.pod, session.detail)
         self._tell(session)
         if connection:
             connection.transport.abort()
+
+
+def _step(report: wire.Report | None) -> tuple[int, int] | None:
+    said = report.progress if report else None
+    return (said.round, said.step) if said else None

@@ -34,7 +34,8 @@ def settling(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> b
     ):
         return False
     there = (run.observed.agents.get(member.uid) for member in current.members)
-    silences = [membership.SILENCE_LIMIT - agent.silent_for for agent in there if agent and agent.silent_for > 0]
+    limit = membership.silence_limit(current, run.observed.agents)
+    silences = [limit - agent.silent_for for agent in there if agent and agent.silent_for > 0]
     left = max([failure.SETTLING - max(agent.failed_for for agent in agents), *silences])
     if left > 0:
         run.wake_in(left)

@@ -22,10 +22,12 @@ from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import Failure
 from llmtrain_trainer.agent.environment import REFERENCE_COMMAND, runs_reference_trainer
 from llmtrain_trainer.agent.failures import describe, first_to_fail
 from llmtrain_trainer.agent.flash import AgentFlash
 from llmtrain_trainer.agent.forking import forked_from
+from llmtrain_trainer.agent.freezing import LIMIT, Freezes
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.orders import Order
@@ -66,12 +68,13 @@ class MemberAgent(LocalElasticAgent):
         self._reference = runs_reference_trainer(membership.environment.spec)
         self._parting: Parting | None = None  # how this round's workers may end before they are done
         self._asked = False  # to save and leave
+        self._freezes = Freezes()
         self._groups: set[int] = set()  # process groups of workers that were started and not yet killed
 
     def _invoke_run(self, role: str = DEFAULT_ROLE) -> RunResult:
         del role  # there is only one
-        self._await_zygote()
         while True:
+            self._await_zygote()
             self._initialize_workers(self._worker_group)  # raises RendezvousGracefulExitError when told to stop
             result = self._watch()
             if result is not None:
@@ -79,17 +82,21 @@ class MemberAgent(LocalElasticAgent):
             self._remaining_restarts -= 1  # torchrun's TORCHELASTIC_RESTART_COUNT
 
     def _await_zygote(self) -> None:
-        """Before a first round is joined, so that no other member waits for our imports."""
+        """Before a round is joined, so that no other member waits for our imports. One that has died is made anew."""
         end = time.monotonic() + ZYGOTE_LIMIT
-        while self._zygote and not self._zygote.ready:
+        while self._zygote:
+            self._zygote.listen()
+            if self._zygote.ready and not self._zygote.gone:
+                return
             order = self._membership.order()
             if order.kind == "stop":
                 raise RendezvousGracefulExitError(order.reason)
-            self._zygote.listen(INTERVAL)
             if self._zygote.gone or time.monotonic() > end:
-                log.warning("the zygote %s: workers are started anew", "has ended" if self._zygote.gone else "is slow")
+                log.warning("the zygote %s", "has ended" if self._zygote.gone else "is too slow: workers start anew")
                 self._zygote.close()
-                self._zygote = None
+                self._zygote = self._zygote.again()
+            else:
+                self._zygote.listen(INTERVAL)
 
     def _watch(self) -> RunResult | None:
         """Until the round is over for this member (None), or all is done and nobody there to say so."""
@@ -154,6 +161,8 @@ class MemberAgent(LocalElasticAgent):
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if (frozen := self._freezes.look(self._alive(), time.monotonic())) is not None:
+            return self._end_frozen(frozen)
         exits = {local_rank: code for local_rank, code in self._exit_codes().items() if code}
         failed = {local_rank: code for local_rank, code in exits.items() if not self._is_excused(code)}
         if failed:
@@ -165,6 +174,16 @@ class MemberAgent(LocalElasticAgent):
         if result.state == WorkerState.FAILED and not failed:
             return self._ended_meanwhile(result)
         return result
+
+    def _end_frozen(self, local_rank: int) -> RunResult:
+        report = self._membership.report
+        rank = self._worker_group.workers[local_rank].global_rank
+        text = f"rank {rank} was stopped (SIGSTOP) and did not go on for {LIMIT} s: it was killed"
+        step = report.progress.step if report.progress else 0
+        log.error("%s in round %s", text, report.round)
+        self._stop_workers(self._worker_group)
+        self._membership.fail(Failure(names.REASON_HANG, text, report.round, rank=rank, step=step))
+        return RunResult(state=WorkerState.FAILED)
 
     def _ended_meanwhile(self, result: RunResult) -> RunResult:
         """What torch saw end just after we had looked, judged as if we had seen it."""
@@ -211,6 +230,9 @@ class MemberAgent(LocalElasticAgent):
 
     def _is_excused(self, code: int) -> bool:
         return self._parting is not None and self._parting.excuses(code)
+
+    def _alive(self) -> dict[int, int]:
+        return {local_rank: worker.pid for local_rank, worker in self._processes().items() if worker.poll() is None}
 
     def _exit_codes(self) -> dict[int, int | None]:
         return {local_rank: worker.poll() for local_rank, worker in self._processes().items()}

@@ -47,11 +47,7 @@ def main() -> int:
     zygote = Zygote(os.environ, REFERENCE_TRAINER) if forks else None
     from llmtrain_trainer.agent.main import run  # torch, for seconds
 
-    try:
-        return run(environment, zygote)
-    finally:
-        if zygote:
-            zygote.close()
+    return run(environment, zygote)
 
 
 def _prepare_workers(environment: Environment) -> None:

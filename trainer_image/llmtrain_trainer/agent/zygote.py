@@ -32,13 +32,14 @@ class Zygote:
 
     def __init__(self, environment: Mapping[str, str], module: str) -> None:
         """Start one, with this environment, for workers that run `module`."""
+        self._environment, self._module = dict(environment), module
         self._link, theirs = socket.socketpair()
         arguments = str(theirs.fileno()), str(os.getpid()), module
         command = [sys.executable, "-u", "-m", "llmtrain_trainer.zygote", *arguments]
         with theirs:
             # A session of its own: what is sent to the agent's group is for the agent to pass on.
             self._process = subprocess.Popen(
-                command, env=dict(environment), pass_fds=[theirs.fileno()], start_new_session=True
+                command, env=self._environment, pass_fds=[theirs.fileno()], start_new_session=True
             )
         self._heard = bytearray()
         self._answers: list[dict[str, Any]] = []
@@ -74,6 +75,10 @@ class Zygote:
     def code(self, pid: int) -> int | None:
         """The exit code of a worker, None while it lives. They die with the zygote."""
         return self._codes.get(pid, -signal.SIGKILL if self.gone else None)
+
+    def again(self) -> Zygote | None:
+        """Another one in its place; None if this one was never ready: the next would not be either."""
+        return Zygote(self._environment, self._module) if self.ready else None
 
     def close(self) -> None:
         """End it."""
