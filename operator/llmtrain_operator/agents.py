@@ -99,7 +99,7 @@ class AgentBook:
             silent = 0.0 if update.connected else min(lasts, heard_for)
             failed_for = self._clock() - known.failed_since
             connected_for = lasts if update.connected else 0.0
-            told = update.detail, update.report, failed_for, connected_for, update.missed
+            told = update.detail, update.report, failed_for, connected_for, update.missed, update.quiet
             return AgentView(pod.uid, update.connected, silent, *told)
         if heard_for <= ARRIVAL_GRACE:
             return None

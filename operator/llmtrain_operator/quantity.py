@@ -1,4 +1,4 @@
-"""Kubernetes quantities of memory. Pure."""
+"""Quantities as people write them in specs: memory, and lengths of time. Pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def parse(quantity: Any) -> int | None:
     if found is None or found[2] not in _FACTORS:
         return None
     return math.ceil(Fraction(found[1]) * _FACTORS[found[2]])
+
+
+def seconds(duration: str) -> float:
+    """Of a duration such as 1m30s or 500ms, in the form that the schema admits."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", duration)
+    return sum(float(number) * units[unit] for number, unit in parts)
 
 
 def show(count: int) -> str:

@@ -67,7 +67,7 @@ class AgentView:
     """What is known of an agent. `silent_for` is in seconds: 0 while it is connected, and while the coordinator
     itself is away, because then nothing can be said about the agent. `failed_for`: seconds since it told of the
     failure in its report. `connected_for`: seconds since it came, while it is connected. `missed`: it is not, and its
-    round stands still."""
+    round stands still. `quiet`: seconds that it had been silent when that was noticed."""
 
     uid: str
     connected: bool
@@ -77,6 +77,7 @@ class AgentView:
     failed_for: float = float("inf")
     connected_for: float = float("inf")
     missed: bool = False
+    quiet: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,40 @@ async def test_a_frozen_worker_is_named_and_killed(director, tmp_path):
     await director.until_state("running", uid, number=2)
 
 
+@pytest.mark.parametrize(
+    ("how", "within", "words"),
+    [
+        ("lock", 4.0, ("rank 1 takes no step and hangs in", "in wait_for_ever")),
+        ("mismatch", 45.0, ("waits for the others in", "torch/distributed")),
+        ("slow", 0.0, ()),
+    ],
+)
+async def test_a_worker_that_hangs_is_named_with_its_stack(director, how, within, words):
+    """Its peers are fine, and wait for it; one that is merely slow is waited for. The next round goes on to the end."""
+    uid = director.start_agent(0, script("hanging.py", how), procs=2)
+    await director.until_state("joining", uid)
+    director.run(1, uid, procs=2)
+    await director.until(lambda: step_of(director.reports[uid]) >= 19)
+    if how == "slow":
+        await director.until_state("succeeded", uid, number=1)
+        return
+    start = time.monotonic()
+    await director.until(lambda: director.reports[uid].failure, within=60)
+    print(f"{how}: noticed after {time.monotonic() - start:.1f} s")
+    assert time.monotonic() - start < within
+    failure = director.reports[uid].failure
+    assert (failure.reason, failure.step) == ("Hang", 19)
+    assert words[0] in failure.message
+    assert words[1] in failure.traceback
+    await director.until_state("joining", uid, number=1)
+    director.run(2, uid, procs=2)
+    await director.until_state("succeeded", uid, number=2)
+
+
+def step_of(report):
+    return report.progress.step if report.progress else 0
+
+
 async def test_a_frozen_coordinator_loses_nobody(director, tmp_path):
     """The coordinator blames its own lag, not the agents."""
     uids = [director.start_agent(i, script("patient.py", tmp_path)) for i in range(2)]

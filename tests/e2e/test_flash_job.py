@@ -32,7 +32,8 @@ def copied(moment: Moment) -> bool:
 
 def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
     """What its member had lies with another: two go on from memory at the step it was at, and a third joins again."""
-    kubectl.apply(job(steps=FOREVER, nodes={"min": 2, "max": 3}, template=SPREAD))
+    promised = {"objectives": {"node": "15s", "lostSteps": 0}}
+    kubectl.apply(job(steps=FOREVER, nodes={"min": 2, "max": 3}, template=SPREAD, recovery=promised))
     with Story(kubectl) as story:
         before = story.until(lambda m: m.size == 3 and copied(m))
         assert before.condition("Protected")["reason"] == "MemoryCopies"
@@ -46,6 +47,11 @@ def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluste
             assert stepped.status["checkpoint"]["restoredStep"] >= safe
             assert "memory" in stepped.status["checkpoint"]["restoredFrom"]
             assert stepped.status["restarts"] == 1
+            [incident] = stepped.status["incidents"]
+            assert (incident["kind"], incident["reason"], incident["lostSteps"]) == ("node", "PodLost", 0)
+            assert incident["detectSeconds"] <= incident["roundSeconds"] <= incident["trainSeconds"]
+            assert stepped.condition("ObjectivesMet")["status"] == "True"
+            print("\n".join(output(llmtrain(kubectl, "incidents", "j"))))
         finally:
             node.on()
         back = story.until(lambda m: m.size == 3 and copied(m), since=stepped.at, seconds=150)

@@ -13,6 +13,7 @@ from llmtrain_operator.contract import names
 from llmtrain_trainer.agent.elastic import MemberAgent
 from llmtrain_trainer.agent.freezing import Freezes
 from llmtrain_trainer.agent.parting import Parting
+from llmtrain_trainer.agent.sampling import Watches
 
 
 class Agent(MemberAgent):
@@ -21,7 +22,7 @@ class Agent(MemberAgent):
     def __init__(self) -> None:
         self._asked, self._reference, self._parting = False, True, Parting.begin(True, 0.0, 0.0)
         self._worker_group: Any = None
-        self._pcontext, self._freezes = None, Freezes()
+        self._pcontext, self._freezes, self._watches = None, Freezes(), Watches()
         self.did: list[Any] = []
 
     def _exit_codes(self) -> dict[int, int | None]:

@@ -168,6 +168,19 @@ def test_the_page_tells_members_by_rank_and_the_last_events():
     assert "step 40/100  40%  ETA 3m12s" in shown
 
 
+def test_incidents_are_told_by_their_timeline():
+    """One that is not over says so; what was promised stands below."""
+    one = {"number": 1, "time": "2026-01-01T00:30:00Z", "kind": "node", "reason": "PodLost", "member": 2, "round": 1}
+    over = {**one, "message": "no word", "detectSeconds": 1.3, "roundSeconds": 1.4, "trainSeconds": 2.2, "lostSteps": 0}
+    met = condition("ObjectivesMet", "True", "ObjectivesMet", "incident 1: noticed")
+    shown = text(view.incidents_table(seen(RUNNING | {"incidents": [over, {**one, "number": 2}], "conditions": [met]})))
+    row = "1 2026-01-01T00:30:00Z PodLost 2 1.3s 1.4s 2.2s 0 no word"
+    assert " ".join(shown.splitlines()[1].split()) == row
+    assert shown.count("not yet") == 2
+    assert "ObjectivesMet: incident 1: noticed" in shown
+    assert "no round was lost" in text(view.incidents_table(seen(RUNNING)))
+
+
 def test_only_terminals_get_a_bar():
     """Redirected output is plain text."""
     assert "━" in text(view.page(seen(RUNNING), NOW, bar=True))

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer import data, distributed, errors, export, optim
+from llmtrain_trainer import data, distributed, errors, export, optim, stacks
 from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.checkpoint.keeper import Keeper
 from llmtrain_trainer.checkpoint.standing import Standing
@@ -193,6 +193,7 @@ def main() -> None:
     """Run one worker."""
     reporter = None
     try:
+        stacks.offer()
         config = parse(os.environ[names.ENV_SPEC])
         reporter = Reporter(int(os.environ["RANK"]), config.training.max_steps)
         status = Trainer(config, reporter).run()

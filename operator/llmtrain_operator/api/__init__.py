@@ -3,7 +3,7 @@
 The models are the truth. `crd` turns them into crds/llmtrainjobs.yaml, `validation` finds what a schema cannot say.
 """
 
-from llmtrain_operator.api.spec import JobSpec
+from llmtrain_operator.api.spec import JobSpec, Objectives
 from llmtrain_operator.api.status import (
     CheckpointStatus,
     Condition,
@@ -11,6 +11,7 @@ from llmtrain_operator.api.status import (
     FailureStatus,
     FlashStatus,
     HolderStatus,
+    IncidentStatus,
     JobStatus,
     LLMTrainJob,
     MemberStatus,
@@ -25,10 +26,12 @@ __all__ = [
     "FailureStatus",
     "FlashStatus",
     "HolderStatus",
+    "IncidentStatus",
     "JobSpec",
     "JobStatus",
     "LLMTrainJob",
     "MemberStatus",
+    "Objectives",
     "ProgressStatus",
     "RoundStatus",
 ]

@@ -276,14 +276,14 @@ class Entrypoint(Record):
 
 
 class Objectives(Record):
-    """What recovery should achieve; a promise to measure against. Accepted, but not judged by this version."""
+    """What recovery should achieve: each incident is measured against it, and the condition ObjectivesMet says how."""
 
     process: Duration | None = None
-    """Time without training after a worker died, such as 2s."""
+    """Most time from a worker's failure to the next step, such as 2s."""
     node: Duration | None = None
-    """Time without training after a node was lost, such as 5s."""
+    """Most time from the loss of a pod, a node or its network to the next step, such as 5s."""
     lost_steps: CountOrZero | None = None
-    """Committed steps that may be lost."""
+    """Committed steps that may be lost, such as 0."""
 
 
 class Recovery(Record):
@@ -292,7 +292,7 @@ class Recovery(Record):
     max_restarts: Annotated[int, Field(ge=0, le=100_000)] = 10
     """Restarts after failing workers until the job fails; lost nodes and pods do not count. Default 10."""
     objectives: Objectives | None = None
-    """What recovery should achieve. Accepted, but without effect in this version."""
+    """What recovery should achieve."""
 
 
 class JobSpec(Record):

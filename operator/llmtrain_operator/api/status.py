@@ -23,7 +23,7 @@ class Condition(StatusRecord):
 
     type: Annotated[str, Field(max_length=316)]
     """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Durable,
-    Protected."""
+    Protected, Degraded, ObjectivesMet."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]
@@ -210,6 +210,37 @@ class FailureStatus(StatusRecord):
     """When the operator learned of it."""
 
 
+class IncidentStatus(StatusRecord):
+    """A round that was lost, and what that cost. Times are in seconds since the fault; absent: not yet."""
+
+    number: int
+    """Counts the job's incidents from 1."""
+    time: Time
+    """When it happened, as far as that can be told."""
+    kind: Literal["process", "node"]
+    """Whose objective applies: a worker failed, or a pod, its node or its network went away."""
+    reason: str
+    """What kind of failure, as one PascalCase word."""
+    message: str = ""
+    """What was seen of it."""
+    member: int = -1
+    """Index of the member that it happened on."""
+    round: int
+    """Number of the round that was lost."""
+    faults: int = 1
+    """Rounds that were lost until training went on."""
+    committed_step: int = 0
+    """Newest step that was safe by then."""
+    detect_seconds: float = 0.0
+    """Until it was noticed."""
+    round_seconds: float | None = None
+    """Until the next round was published."""
+    train_seconds: float | None = None
+    """Until the next step was told of."""
+    lost_steps: int | None = None
+    """Safe steps that had to be done again; absent for scripts that do not tell."""
+
+
 class JobStatus(StatusRecord):
     """What the operator observed and decided."""
 
@@ -258,6 +289,8 @@ class JobStatus(StatusRecord):
     """Back-off: no pod is created before."""
     last_failure: FailureStatus | None = None
     """The newest failure."""
+    incidents: tuple[IncidentStatus, ...] = ()
+    """The last ten incidents, the newest last."""
     not_before: Time | None = None
     """Back-off: no round is formed before."""
     waiting_since: Time | None = None

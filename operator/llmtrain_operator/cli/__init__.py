@@ -13,6 +13,7 @@ from llmtrain_operator.cli.completion import completion
 from llmtrain_operator.cli.control import resume, suspend
 from llmtrain_operator.cli.events import events
 from llmtrain_operator.cli.explain import explain
+from llmtrain_operator.cli.incidents import incidents
 from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
 from llmtrain_operator.cli.offline import crd, validate
@@ -28,7 +29,7 @@ def main() -> None:
 
 
 for _command in (
-    *(status, logs, events, explain, scale, suspend, resume, checkpoints),
+    *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints),
     *(local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)

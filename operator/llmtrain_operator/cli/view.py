@@ -113,6 +113,26 @@ def events_table(events: Sequence[Happening], now: float) -> RenderableType:
     return table
 
 
+def incidents_table(each: JobReport) -> RenderableType:
+    """One row per incident, the newest last; seconds since the fault."""
+    met = next((c for c in each.status.conditions if c.type == "ObjectivesMet"), None)
+    if not each.status.incidents:
+        return Text("no incidents: no round was lost")
+    table = _grid(header=True)
+    for head in ("#", "TIME", "REASON", "MEMBER", "DETECTED", "NEXT ROUND", "NEXT STEP", "LOST STEPS", "MESSAGE"):
+        table.add_column(head)
+    for one in each.status.incidents:
+        after = (_after(value) for value in (one.detect_seconds, one.round_seconds, one.train_seconds))
+        lost = "" if one.lost_steps is None else str(one.lost_steps)
+        member = "" if one.member < 0 else str(one.member)
+        table.add_row(str(one.number), one.time, one.reason, member, *after, lost, one.message)
+    return Group(table, Text(f"{met.reason}: {met.message}")) if met else table
+
+
+def _after(seconds: float | None) -> str:
+    return "not yet" if seconds is None else f"{seconds:.1f}s"
+
+
 def member_colour(index: int) -> str:
     """The colour of a member's lines in a log."""
     return _COLOURS[index % len(_COLOURS)]

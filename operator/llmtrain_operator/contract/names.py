@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Final
 
 GROUP: Final = "llmtrain.io"
@@ -51,6 +52,8 @@ ENV_GRACE_SECONDS: Final = "LLMTRAIN_GRACE_SECONDS"  # between SIGTERM and SIGKI
 ENV_VOLUMES: Final = "LLMTRAIN_VOLUMES"  # where claims are, if not at VOLUME_ROOT: without a cluster
 
 ENV_FLASH: Final = "LLMTRAIN_FLASH"  # directory in memory for snapshots; absent: there is none
+SIGNAL_STACK: Final = signal.SIGUSR2  # a worker shows its stack
+ENV_STACK_FILE: Final = "LLMTRAIN_STACK_FILE"  # where a worker writes its stack when it gets SIGNAL_STACK
 ENV_ZYGOTE: Final = "LLMTRAIN_ZYGOTE"  # "off": workers are started anew each time, not forked
 
 # Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)

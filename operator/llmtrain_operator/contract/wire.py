@@ -204,8 +204,8 @@ class AgentUpdate:
     """Coordinator to controller: an agent's newest report and whether it is there.
 
     `connected` False means that the connection closed or heartbeats stopped; `detail` says which. `missed`: since then
-    its round stands still, though its other members are there. The identity (`namespace`, `uid`) comes from the agent's
-    token, not from its words.
+    its round stands still, though its other members are there. `quiet`: seconds since it was last heard, unless it is
+    connected. The identity (`namespace`, `uid`) comes from the agent's token, not from its words.
     """
 
     namespace: str
@@ -214,6 +214,7 @@ class AgentUpdate:
     detail: str
     report: Report | None = None
     missed: bool = False
+    quiet: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

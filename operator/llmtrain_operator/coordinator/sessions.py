@@ -96,7 +96,7 @@ class Session:
     told: float = field(default=float("-inf"))  # when the controller last heard of it
     untold: bool = False  # whether there is something it has not heard
 
-    def update(self) -> AgentUpdate:
+    def update(self, now: float) -> AgentUpdate:
         """The session as the controller sees it."""
         return AgentUpdate(
             namespace=self.identity.namespace,
@@ -105,6 +105,7 @@ class Session:
             detail=self.detail,
             report=self.report,
             missed=self.missed,
+            quiet=0.0 if self.connection else max(0.0, now - self.heard),
         )
 
     def part(self) -> Part | None:
@@ -118,13 +119,10 @@ class Session:
 
 
 def differs_in_substance(old: Report | None, new: Report) -> bool:
-    """Whether `new` says more than newer progress figures."""
-    if old is None:
-        return True
-    return (old.state, old.round, old.store_port, old.host, old.failure) != (
-        new.state,
-        new.round,
-        new.store_port,
-        new.host,
-        new.failure,
-    )
+    """Whether `new` says more than newer progress figures: a first step is news, the second is not."""
+    return old is None or _substance(old) != _substance(new)
+
+
+def _substance(report: Report) -> tuple[object, ...]:
+    phase = report.progress.phase if report.progress else None
+    return report.state, report.round, report.store_port, report.host, report.failure, phase

@@ -191,9 +191,9 @@ class Term:
     def _tell(self, session: Session) -> None:
         if session.report is None:
             return  # its job is not known, so nobody could do anything about it
-        session.told = asyncio.get_running_loop().time()
+        now = session.told = asyncio.get_running_loop().time()
         session.untold = False
-        self._tell_controller(session.update())
+        self._tell_controller(session.update(now))
 
     # Time
 

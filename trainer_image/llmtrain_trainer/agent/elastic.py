@@ -24,7 +24,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure
 from llmtrain_trainer.agent.environment import REFERENCE_COMMAND, runs_reference_trainer
-from llmtrain_trainer.agent.failures import describe, first_to_fail
+from llmtrain_trainer.agent.failures import MAX_TRACEBACK, describe, first_to_fail
 from llmtrain_trainer.agent.flash import AgentFlash
 from llmtrain_trainer.agent.forking import forked_from
 from llmtrain_trainer.agent.freezing import LIMIT, Freezes
@@ -32,6 +32,8 @@ from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.orders import Order
 from llmtrain_trainer.agent.parting import Parting
+from llmtrain_trainer.agent.redaction import redactor
+from llmtrain_trainer.agent.sampling import Watches
 from llmtrain_trainer.agent.zygote import Zygote
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class MemberAgent(LocalElasticAgent):
         membership: Membership,
         drain: Callable[[], None],
         flash: AgentFlash | None = None,
+        watches: Watches | None = None,
         zygote: Zygote | None = None,
     ) -> None:
         super().__init__(spec, logs, shutdown_timeout=membership.environment.grace)
@@ -68,7 +71,7 @@ class MemberAgent(LocalElasticAgent):
         self._reference = runs_reference_trainer(membership.environment.spec)
         self._parting: Parting | None = None  # how this round's workers may end before they are done
         self._asked = False  # to save and leave
-        self._freezes = Freezes()
+        self._freezes, self._watches = Freezes(), watches or Watches()
         self._groups: set[int] = set()  # process groups of workers that were started and not yet killed
 
     def _invoke_run(self, role: str = DEFAULT_ROLE) -> RunResult:
@@ -156,13 +159,21 @@ class MemberAgent(LocalElasticAgent):
         with forked_from(self._zygote, REFERENCE_COMMAND) if self._zygote else contextlib.nullcontext():
             pids: dict[int, Any] = super()._start_workers(worker_group)
         self._groups = set(pids.values())
+        ranks = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
+        self._watches.begin(ranks, {local_rank: self._logs.stack_file(local_rank) for local_rank in ranks})
         self._asked = False
         self._parting = Parting.begin(True, 0.0, 0.0) if self._reference else None
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        if (frozen := self._freezes.look(self._alive(), time.monotonic())) is not None:
-            return self._end_frozen(frozen)
+        alive = self._alive()
+        if (frozen := self._freezes.look(alive, time.monotonic())) is not None:
+            return self._end_hanging(frozen, f"was stopped (SIGSTOP) and did not go on for {LIMIT} s: it was killed")
+        if hanging := self._watches.look(alive):
+            local_rank, hang = hanging
+            stuck = f"takes no step and hangs in {hang.where}: it was killed"
+            waits = f"takes no step and waits for the others in {hang.where}: it was killed"
+            return self._end_hanging(local_rank, waits if hang.waits else stuck)
         exits = {local_rank: code for local_rank, code in self._exit_codes().items() if code}
         failed = {local_rank: code for local_rank, code in exits.items() if not self._is_excused(code)}
         if failed:
@@ -175,14 +186,16 @@ class MemberAgent(LocalElasticAgent):
             return self._ended_meanwhile(result)
         return result
 
-    def _end_frozen(self, local_rank: int) -> RunResult:
+    def _end_hanging(self, local_rank: int, what: str) -> RunResult:
         report = self._membership.report
         rank = self._worker_group.workers[local_rank].global_rank
-        text = f"rank {rank} was stopped (SIGSTOP) and did not go on for {LIMIT} s: it was killed"
         step = report.progress.step if report.progress else 0
-        log.error("%s in round %s", text, report.round)
+        stack = redactor().text(self._watches.stacks.get(local_rank, ""))[-MAX_TRACEBACK:]
+        text = f"rank {rank} {what}"
+        log.error("round %s: %s\n%s", report.round, text, stack)
         self._stop_workers(self._worker_group)
-        self._membership.fail(Failure(names.REASON_HANG, text, report.round, rank=rank, step=step))
+        failure = Failure(names.REASON_HANG, text, report.round, rank, step, traceback=stack)
+        self._membership.fail(failure)
         return RunResult(state=WorkerState.FAILED)
 
     def _ended_meanwhile(self, result: RunResult) -> RunResult:

@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, Std
 
+from llmtrain_operator.contract import names
 from llmtrain_trainer.agent.redaction import redactor
 
 TAIL_LINES: Final = 30
@@ -145,6 +146,7 @@ class RankLogs(LogsSpecs):
             destinations.stdouts[local_rank], destinations.stderrs[local_rank] = str(out), str(err)
             destinations.error_files[local_rank] = str(folder / "none")
             env[ERROR_FILE] = str(self.error_file(local_rank))
+            env[names.ENV_STACK_FILE] = str(self.stack_file(local_rank))
         pump.start()
         return destinations
 
@@ -158,6 +160,10 @@ class RankLogs(LogsSpecs):
         """The last lines of a worker's stderr; whole after `finish`."""
         lines = self._round.tails.get(local_rank, ()) if self._round else ()
         return b"\n".join(lines).decode(errors="replace")
+
+    def stack_file(self, local_rank: int) -> Path:
+        """Where the worker shows its stack; absent as long as it would die of being asked."""
+        return self.error_file(local_rank).with_suffix(".stack")
 
     def error_file(self, local_rank: int) -> Path:
         """Where the worker leaves a description of its error."""

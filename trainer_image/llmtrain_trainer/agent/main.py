@@ -12,6 +12,7 @@ from typing import Final
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import Progress
 from llmtrain_trainer.agent.elastic import MemberAgent
 from llmtrain_trainer.agent.environment import Environment, worker_command
 from llmtrain_trainer.agent.flash import AgentFlash, open_flash
@@ -19,6 +20,7 @@ from llmtrain_trainer.agent.lastgasp import last_gasp
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
 from llmtrain_trainer.agent.progress import ProgressSocket
+from llmtrain_trainer.agent.sampling import Watches
 from llmtrain_trainer.agent.zygote import Zygote
 from llmtrain_trainer.rendezvous import OperatorRendezvous
 
@@ -33,11 +35,17 @@ def run(environment: Environment, zygote: Zygote | None) -> int:
         flash = open_flash(environment, Path(folder) / "flash")
         membership = Membership(environment, flash_port=flash.port if flash else 0)
         socket = Path(folder) / "progress"
-        progress = ProgressSocket(socket, membership.on_progress)
+        watches = Watches()
+
+        def hear(said: Progress) -> None:
+            watches.hear(said)
+            membership.on_progress(said)
+
+        progress = ProgressSocket(socket, hear)
         os.environ[names.ENV_PROGRESS_SOCKET] = str(socket)  # workers inherit it
         _obey_signals(membership)
         membership.start()
-        _agent(environment, membership, progress, flash, zygote, Path(folder)).run()
+        _agent(environment, membership, progress, flash, watches, zygote, Path(folder)).run()
         last_gasp(environment, membership.directive, membership.round)
         membership.end()
         membership.close()
@@ -49,6 +57,7 @@ def _agent(
     membership: Membership,
     progress: ProgressSocket,
     flash: AgentFlash | None,
+    watches: Watches,
     zygote: Zygote | None,
     folder: Path,
 ) -> MemberAgent:
@@ -62,7 +71,7 @@ def _agent(
         max_restarts=int(environment.spec.get("recovery", {}).get("maxRestarts", 0)),
     )
     log.info("%s, member %s of %s: %s", environment.pod, environment.index, environment.job, " ".join(command))
-    return MemberAgent(spec, RankLogs(folder), membership, progress.drain, flash, zygote)
+    return MemberAgent(spec, RankLogs(folder), membership, progress.drain, flash, watches, zygote)
 
 
 def _obey_signals(membership: Membership) -> None:
