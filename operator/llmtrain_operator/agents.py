@@ -8,7 +8,7 @@ prove who it is, for want of an API server. An agent that was not heard of since
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmtrain_operator.contract.wire import AgentUpdate, Failure
 from llmtrain_operator.state import AgentView, PodView
@@ -59,6 +59,7 @@ class AgentBook:
         for uid in uids:
             if known := self._known.get(uid):
                 known.since = self._clock()
+                known.update = replace(known.update, missed=False)
 
     def forget_all_but(self, uids: Iterable[str], namespace: str, job: str) -> None:
         """Drop agents of this job whose pods are gone."""
@@ -125,7 +126,8 @@ def _substance(update: AgentUpdate) -> object:
         return update
     progress = report.progress
     figures = (progress.round, progress.phase, progress.checkpoints) if progress else None
-    return update.connected, report.state, report.round, report.store_port, report.host, report.failure, figures
+    there = update.connected, update.missed
+    return there, report.state, report.round, report.store_port, report.host, report.failure, figures
 
 
 def _failure_in(update: AgentUpdate) -> Failure | None:

@@ -99,8 +99,9 @@ def judge(failure: Failure, history: History, max_restarts: int, *, knows_steps:
     if history.restarts >= max_restarts:
         text = f"spec.recovery.maxRestarts ({max_restarts}) is used up; last: {failure.message}"
         return Verdict(True, "RestartsExhausted", text, 0.0, True, streak)
-    # A lost peer is the infrastructure's doing, as far as is known; again and again it is a crash loop like any other.
-    counts = streak > 1 or not is_secondary(failure)
+    # A lost peer is the infrastructure's doing, as far as is known, and so is what made a worker hang; again and again
+    # it is a crash loop like any other.
+    counts = streak > 1 or not (is_secondary(failure) or failure.reason == names.REASON_HANG)
     return Verdict(False, failure.reason, failure.message, pause, counts, streak)
 
 

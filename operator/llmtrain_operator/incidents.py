@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from llmtrain_operator import quantity
 from llmtrain_operator.api import IncidentStatus, Objectives
@@ -37,8 +37,7 @@ class Fault:
 
 def begun(incidents: Incidents, fault: Fault, now: float) -> Incidents:
     """With the fault: an incident of its own, or one more fault of the one that is not over yet."""
-    if incidents and incidents[-1].train_seconds is None:
-        last = incidents[-1]
+    if last := _open(incidents):
         return (*incidents[:-1], last.model_copy(update={"faults": last.faults + 1, "round_seconds": None}))
     made = IncidentStatus(
         number=incidents[-1].number + 1 if incidents else 1,
@@ -66,11 +65,19 @@ def trains(incidents: Incidents, restored: int | None, now: float) -> Incidents:
     if last is None:
         return incidents
     lost = None if restored is None else max(0, last.committed_step - restored)
-    return _with(incidents, last, train_seconds=_since(last, now), lost_steps=lost)
+    return _with(incidents, last, train_seconds=_since(last, now), lost_steps=lost, outcome="Recovered")
+
+
+def ended(incidents: Incidents, outcome: Literal["Suspended", "Complete", "Failed"]) -> Incidents:
+    """The job is held, or has come to its end, before it trained again."""
+    last = _open(incidents)
+    return _with(incidents, last, outcome=outcome) if last else incidents
 
 
 def broken(incident: IncidentStatus, objectives: Objectives) -> list[str]:
-    """The promises that an incident that is over has broken, in words."""
+    """The promises that an incident which is over has broken, in words."""
+    if incident.outcome == "Failed":
+        return ["the job did not recover"]
     found = []
     promised = objectives.node if incident.kind == "node" else objectives.process
     took = incident.train_seconds or 0.0
@@ -87,19 +94,19 @@ def told(incident: IncidentStatus) -> str:
         f"noticed {incident.detect_seconds:.1f} s after the fault",
         "" if incident.round_seconds is None else f"next round after {incident.round_seconds:.1f} s",
         f"training again after {incident.train_seconds or 0.0:.1f} s",
-        "" if incident.lost_steps is None else f"{incident.lost_steps} committed steps lost",
+        "lost steps unknown" if incident.lost_steps is None else f"{incident.lost_steps} committed steps lost",
         "" if incident.faults == 1 else f"{incident.faults} faults",
     ]
     return ", ".join(part for part in parts if part)
 
 
 def _open(incidents: Sequence[IncidentStatus]) -> IncidentStatus | None:
-    return incidents[-1] if incidents and incidents[-1].train_seconds is None else None
+    return incidents[-1] if incidents and not incidents[-1].outcome else None
 
 
 def _since(incident: IncidentStatus, now: float) -> float:
     return round(max(0.0, now - seconds(incident.time)), 3)
 
 
-def _with(incidents: Incidents, last: IncidentStatus, **values: float | int | None) -> Incidents:
+def _with(incidents: Incidents, last: IncidentStatus, **values: float | str | None) -> Incidents:
     return (*incidents[:-1], last.model_copy(update=values))

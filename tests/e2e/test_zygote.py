@@ -205,6 +205,28 @@ def test_torchs_agent_gets_a_forked_worker(zygote, tmp_path):
     started_one.close = None  # what it would do is to kill
 
 
+def test_a_worker_that_ends_before_it_is_signalled_is_no_error(zygote, tmp_path):
+    """torch looks, finds it alive, and signals its group, which the zygote may have buried meanwhile."""
+    started_one = handler(zygote, tmp_path, ["exit", "0"])
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{started_one.proc.pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert started_one.proc.returncode is None, "nobody has listened yet"
+    started_one.close(signal.SIGKILL)
+    assert started_one._stdout.closed
+    assert started_one.proc.wait(PATIENCE) == 0
+
+
+def test_a_process_number_that_is_used_again_is_another_workers(zygote):
+    """Within a job's life the kernel comes round."""
+    zygote._codes[4711] = 1
+    zygote._heard = bytearray(b'{"started": 4711}\n')
+    zygote._understand()
+    assert zygote._answers.pop() == {"started": 4711}
+    assert zygote.code(4711) is None
+
+
 def test_without_a_zygote_torchs_agent_gets_a_new_process(tmp_path, caplog):
     """And the log says why it took so long."""
     ended = Zygote(ENVIRONMENT, "forked")

@@ -71,12 +71,35 @@ def test_one_that_computed_and_then_locked_up_is_found_all_the_same():
     assert life.wait(20)
 
 
-def test_one_that_waits_for_others_is_not_the_culprit():
-    """Its agent gives the culprit's time; if nobody is found, the wait is ended."""
-    life = Life(lambda: COLLECTIVE)
+@pytest.mark.parametrize(
+    "stack",
+    [
+        COLLECTIVE.stack,
+        '  File "/x/deepspeed/utils/nvtx.py", line 20 in wrapped\n'
+        '  File "/x/deepspeed/runtime/zero/partition_parameters.py", line 720 in wait',
+        "",
+    ],
+    ids=["all-reduce", "ZeRO-3's gather", "a call that nothing interrupts"],
+)
+@pytest.mark.parametrize("busily", [False, True])
+def test_one_that_waits_for_others_is_not_the_culprit(stack, busily):
+    """The culprit's own agent is given time; if nobody is found, the wait is ended, also one that computes."""
+    ticks = iter(range(0, 10**9, 50 * busily or 1)) if busily else iter([0] * 10**4)
+    life = Life(lambda: Sample(stack, next(ticks)))
     life.steps(*[0.1] * 10)
     assert life.wait(29) is None
-    assert life.wait(3).waits
+    hang = life.wait(3)
+    assert hang.waits
+    assert hang.where
+
+
+def test_storage_has_its_moments():
+    """A worker that waits for its next batch is given ten seconds."""
+    batch = Sample('  File "threading.py", line 1 in wait\n  File "/x/llmtrain_trainer/data/prefetching.py", line 9', 0)
+    life = Life(lambda: batch)
+    life.steps(*[0.1] * 10)
+    assert life.wait(9) is None
+    assert not life.wait(3).waits
 
 
 @pytest.mark.parametrize("phase", ["evaluating", "saving", "exporting", "restoring"])

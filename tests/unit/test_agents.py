@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmtrain_operator.agents import ARRIVAL_GRACE, AgentBook
@@ -44,6 +46,23 @@ def book(clock) -> AgentBook:
 def silence(book: AgentBook, uid: str) -> float | None:
     view = book.views([pod(uid)]).get(uid)
     return view and view.silent_for
+
+
+def test_a_missed_agent_is_excused_with_the_others(book, clock) -> None:
+    """Nobody could prove who it is while the API server was away; training went on without the coordinator."""
+    book.update(replace(says("a", connected=False), missed=True, quiet=1.3))
+    view = book.views([pod("a")])["a"]
+    assert (view.missed, view.quiet) == (True, 1.3)
+    book.excuse(["a"])
+    assert not book.views([pod("a")])["a"].missed
+
+
+def test_that_a_round_stands_still_is_news(book, clock) -> None:
+    """Of an agent whose absence is known already."""
+    away = says("a", connected=False)
+    book.update(away)
+    assert book.update(away) is True
+    assert book.update(replace(away, missed=True)) is False
 
 
 def test_an_agent_that_ended_while_the_coordinator_was_away_counts_as_silent(book, clock) -> None:

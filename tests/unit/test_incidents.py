@@ -93,7 +93,7 @@ def test_ten_incidents_are_kept_and_counting_goes_on() -> None:
         found = incidents.trains(incidents.begun(found, fault(number), 100.0 * number), None, 100.0 * number + 1)
     assert [each.number for each in found] == list(range(3, 13))
     assert found[-1].lost_steps is None
-    assert "lost" not in incidents.told(found[-1])
+    assert "lost steps unknown" in incidents.told(found[-1])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,14 @@ def test_ten_incidents_are_kept_and_counting_goes_on() -> None:
 def test_objectives(kind, took, lost, broken) -> None:
     """Each kind of incident has its own time."""
     one = IncidentStatus(
-        number=1, time="2026-11-29T00:00:00Z", kind=kind, reason="x", round=1, train_seconds=took, lost_steps=lost
+        number=1,
+        time="2026-11-29T00:00:00Z",
+        kind=kind,
+        reason="x",
+        round=1,
+        train_seconds=took,
+        lost_steps=lost,
+        outcome="Recovered",
     )
     assert len(incidents.broken(one, Objectives(process="2s", node="5s", lost_steps=0))) == broken
     assert incidents.broken(one, Objectives()) == []
@@ -120,3 +127,55 @@ def test_objectives(kind, took, lost, broken) -> None:
 def test_durations(text, length) -> None:
     """In the form that the schema admits."""
     assert quantity.seconds(text) == pytest.approx(length)
+
+
+def lost_one(**fields):
+    """A job of which a member was just lost."""
+    job = Job(with_copies, recovery=OBJECTIVES, **fields)
+    job.look(training(0), missed(training(1)), training(2))
+    assert job.status.incidents[-1].outcome == ""
+    return job
+
+
+def test_the_time_of_a_suspension_is_no_recovery() -> None:
+    """The incident is over when the job is held, and nothing is judged."""
+    job = lost_one()
+    job.fields["suspend"] = True
+    job.look(*[gone(index, 2) for index in (0, 2)])
+    job.look(*[gone(index, 2) for index in (0, 2)])
+    assert (job.status.state, job.status.incidents[-1].outcome) == ("Suspended", "Suspended")
+    assert find(job.status.conditions, "ObjectivesMet") is None
+
+
+def test_a_job_that_fails_did_not_recover() -> None:
+    """Whatever an earlier incident had kept."""
+    job = lost_one()
+    job.look(loading(0, 2), missed(training(1)), loading(2, 2))
+    fatal = Failure(names.REASON_DATA_MISSING, "no such file", 2, rank=0)
+    ended = dataclasses.replace(agent(0, "failed", 2, failure=fatal), failed_for=0.1)
+    job.look(ended, missed(training(1)), loading(2, 2))
+    assert (job.status.state, job.status.incidents[-1].outcome) == ("Failed", "Failed")
+    condition = find(job.status.conditions, "ObjectivesMet")
+    assert (condition.status, "did not recover" in condition.message) == ("False", True)
+
+
+def test_steps_are_counted_from_where_this_round_began() -> None:
+    """Not from where an earlier one was restored: one that begins anew tells of no restore."""
+    job = lost_one()
+    job.look(restored(0, 2, 39), missed(training(1)), restored(2, 2, 39))
+    assert job.status.incidents[-1].lost_steps == 0
+    anew = training(0, 2, at=1, checkpoints=Checkpoints())
+    job.look(anew, missed(training(1)), training(2, 2, at=1, checkpoints=Checkpoints()))
+    assert job.status.incidents[-1].lost_steps == 0, "that one is over"
+
+
+def test_a_script_that_tells_its_steps_is_over_it_with_the_next_one() -> None:
+    """It runs long before; where it went on is known if it tells."""
+    script = {"entrypoint": {"script": "train.py"}, "model": None, "data": None, "training": None}
+    job = Job(with_copies, **{key: value for key, value in script.items() if value})
+    job.look(training(0), missed(training(1)), training(2))
+    quiet = [agent(index, "running", 2, store_port=5000) for index in (0, 2)]
+    job.look(quiet[0], missed(training(1)), quiet[1])
+    assert job.status.incidents[-1].outcome == ""
+    job.look(restored(0, 2, 39), missed(training(1)), restored(2, 2, 39))
+    assert (job.status.incidents[-1].outcome, job.status.incidents[-1].lost_steps) == ("Recovered", 0)

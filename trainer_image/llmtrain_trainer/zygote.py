@@ -172,6 +172,10 @@ class _Forks:
 
 def unfit() -> str:
     """Why no worker can be forked from this process; "" if one can."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return f"it could not hear of a worker's end: {error.strerror}"
     if threads := len(list(Path("/proc/self/task").iterdir())) - 1:
         return f"{threads} threads run in it"
     cuda = sys.modules.get("torch.cuda")

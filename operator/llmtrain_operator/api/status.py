@@ -238,7 +238,9 @@ class IncidentStatus(StatusRecord):
     train_seconds: float | None = None
     """Until the next step was told of."""
     lost_steps: int | None = None
-    """Safe steps that had to be done again; absent for scripts that do not tell."""
+    """Safe steps that had to be done again; absent if a script of the user's does not tell where it went on."""
+    outcome: Literal["", "Recovered", "Suspended", "Complete", "Failed"] = ""
+    """How it ended; empty: it is not over. Only what recovered is judged by the objectives, and what failed."""
 
 
 class JobStatus(StatusRecord):

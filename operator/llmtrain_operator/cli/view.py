@@ -122,15 +122,13 @@ def incidents_table(each: JobReport) -> RenderableType:
     for head in ("#", "TIME", "REASON", "MEMBER", "DETECTED", "NEXT ROUND", "NEXT STEP", "LOST STEPS", "MESSAGE"):
         table.add_column(head)
     for one in each.status.incidents:
-        after = (_after(value) for value in (one.detect_seconds, one.round_seconds, one.train_seconds))
+        otherwise = one.outcome or "not yet"
+        times = one.detect_seconds, one.round_seconds, one.train_seconds
+        after = (otherwise if value is None else f"{value:.1f}s" for value in times)
         lost = "" if one.lost_steps is None else str(one.lost_steps)
         member = "" if one.member < 0 else str(one.member)
         table.add_row(str(one.number), one.time, one.reason, member, *after, lost, one.message)
     return Group(table, Text(f"{met.reason}: {met.message}")) if met else table
-
-
-def _after(seconds: float | None) -> str:
-    return "not yet" if seconds is None else f"{seconds:.1f}s"
 
 
 def member_colour(index: int) -> str:

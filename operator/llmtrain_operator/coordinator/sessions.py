@@ -25,6 +25,8 @@ BRIEF: Final = 1.2
 """Seconds of silence that end a membership if its round stands still meanwhile."""
 STANDSTILL: Final = 0.75
 """Seconds without a step that are a standstill, at least."""
+LATELY: Final = 50
+"""Reports of other steps that count as lately."""
 STEPS: Final = 3.0
 """And as many times the longest step that the round's members have told of lately."""
 
@@ -45,8 +47,8 @@ def expired(now: float, heard: Mapping[str, float], lag: float, deadline: float)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One agent's part in a round that trains: when it was `heard`, when it last told of another step, how long that
-    took (None: it has not told of one), and whether it is between steps as usual, not saving or evaluating."""
+    """One agent's part in a round that trains: when it was `heard`, when it last told of another step, the longest that
+    one took lately (None: none was told of), and whether it is between steps as usual, not saving or evaluating."""
 
     heard: float
     moved: float
@@ -90,6 +92,7 @@ class Session:
     heard: float
     report: Report | None = None
     moved: float = field(default=float("-inf"))  # when it told of another step than before
+    steps: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))  # seconds that the last ones took
     missed: bool = False
     spoke: bool = False  # whether the report came over this connection rather than an earlier one
     detail: str = "connected"
@@ -115,7 +118,19 @@ class Session:
             return None
         said = report.progress
         stepping = said is not None and said.phase == "training"
-        return Part(self.heard, self.moved, said.step_seconds if said else None, stepping)
+        return Part(self.heard, self.moved, max(self.steps, default=None), stepping)
+
+    def hear(self, report: Report, now: float) -> None:
+        """Take in what it says."""
+        self.heard, self.spoke, said = now, True, report.progress
+        before = self.report.progress if self.report else None
+        if before is None or said is None or before.round != said.round:
+            self.steps.clear()
+        if said is not None and (before is None or (said.round, said.step) != (before.round, before.step)):
+            self.moved = now
+            if said.step_seconds is not None:
+                self.steps.append(said.step_seconds)
+        self.report = report
 
 
 def differs_in_substance(old: Report | None, new: Report) -> bool:

@@ -141,7 +141,10 @@ class Term:
         former = self._sessions.get(identity.uid)
         if former and former.connection:
             former.connection.transport.abort()  # the newest connection of a pod is the true one
-        session = Session(identity, connection, asyncio.get_running_loop().time(), former.report if former else None)
+        now = asyncio.get_running_loop().time()
+        session = Session(identity, connection, now, former.report if former else None, moved=now)
+        if former:
+            session.moved, session.steps = former.moved, former.steps
         self._sessions[identity.uid] = session  # the controller hears of it with its first report
         if directive := self._directives.of(identity.uid):
             broadcast([connection], wire.encode(directive))
@@ -157,13 +160,9 @@ class Term:
             return complaint
         now = asyncio.get_running_loop().time()
         self._telemetry.gaps.observe(now - session.heard)
-        session.heard = now
         urgent = differs_in_substance(session.report, report)
         session.untold |= report != session.report or not session.spoke
-        session.spoke = True
-        if _step(report) != _step(session.report):
-            session.moved = now
-        session.report = report
+        session.hear(report, now)
         if session.untold and (urgent or now - session.told >= PROGRESS_INTERVAL):
             self._tell(session)
         return None
@@ -247,8 +246,3 @@ class Term:
         self._tell(session)
         if connection:
             connection.transport.abort()
-
-
-def _step(report: wire.Report | None) -> tuple[int, int] | None:
-    said = report.progress if report else None
-    return (said.round, said.step) if said else None

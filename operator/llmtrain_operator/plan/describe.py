@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from llmtrain_operator import incidents, progress
+from llmtrain_operator import progress
 from llmtrain_operator.api.status import State
 from llmtrain_operator.conditions import is_true
+from llmtrain_operator.plan.aftermath import recovered
 from llmtrain_operator.plan.draft import Draft
 
 
@@ -22,30 +23,12 @@ def describe(run: Draft) -> None:
         run.condition("Running", True, "Training", f"round {current.number} with {size} members")
         run.condition("Recovering", False, "Training", f"round {current.number} runs")
         run.set(state="Running")
-        _close_incident(run)
+        recovered(run)
     elif run.status.state != "Running":
         run.condition("Running", False, "StartingWorkers", f"round {current.number}: workers are being started")
         run.set(state=_on_the_way(run, "Starting"))
     if run.ending and run.ending.reason == "Resize":
         run.set(state="Resizing")
-
-
-def _close_incident(run: Draft) -> None:
-    """The round after a lost one trains: say what that cost, and whether it was promised to cost less."""
-    known = run.status.checkpoint
-    restored = None if run.spec.entrypoint else (known.restored_step if known else None) or 0
-    after = incidents.trains(run.status.incidents, restored, run.now)
-    if after == run.status.incidents:
-        return
-    run.set(incidents=after)
-    run.tell("Recovered", incidents.told(after[-1]))
-    if objectives := run.spec.recovery.objectives:
-        wrong = incidents.broken(after[-1], objectives)
-        text = "; ".join(wrong) or incidents.told(after[-1])
-        reason = "ObjectivesMissed" if wrong else "ObjectivesMet"
-        run.condition("ObjectivesMet", not wrong, reason, f"incident {after[-1].number}: {text}")
-        if wrong:
-            run.tell("ObjectivesMissed", f"incident {after[-1].number}: {text}", warning=True)
 
 
 def _on_the_way(run: Draft, otherwise: State) -> State:

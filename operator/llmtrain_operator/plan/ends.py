@@ -8,6 +8,7 @@ from llmtrain_operator import podset
 from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import ConditionType, find, seconds, short, timestamp
 from llmtrain_operator.contract import names
+from llmtrain_operator.plan.aftermath import end_incident
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import last_gasp
 from llmtrain_operator.progress import BEFORE_TRAINING, between_rounds
@@ -41,6 +42,7 @@ def finished(run: Draft) -> None:
 
 def finish(run: Draft, state: Literal["Complete", "Failed"], reason: str, message: str) -> None:
     run.set(state=state, completion_time=timestamp(run.now), waiting_since=None, not_before=None)
+    end_incident(run, state)
     for kind in ACTIVITIES:
         run.condition(kind, False, reason, message)
     run.condition(state, True, reason, message)
@@ -88,6 +90,7 @@ def suspending(run: Draft) -> bool:
 def suspend(run: Draft) -> None:
     if run.status.state != "Suspended":
         run.tell("Suspended", "stopping all members; spec.suspend is true")
+    end_incident(run, "Suspended")
     if run.status.round is not None:
         run.set(round=None, progress=between_rounds(run.status, run.checkpoint_step, run.now))
     run.set(state="Suspended", nodes="0", waiting_since=None, not_before=None)

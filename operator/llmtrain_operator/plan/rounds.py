@@ -8,12 +8,12 @@ from llmtrain_operator.api.status import State
 from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Member, Round
+from llmtrain_operator.plan.aftermath import begin_incident
 from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
 from llmtrain_operator.plan.flash import keepers, restorable, with_memory
 from llmtrain_operator.plan.muster import Muster, muster, ready_of
-from llmtrain_operator.state import AgentView
 
 MEMORY_PATIENCE = 30.0
 """Seconds that members are waited for without whom what is in memory cannot be restored, after the end of a round."""
@@ -34,7 +34,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     verdict = failure.judge(found.cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps)
     _record(run, found, verdict)
     run.set(**progress.unnoticed(run.status, run.now))
-    run.set(incidents=incidents.begun(run.status.incidents, _fault(run, current, found, lost), run.now))
+    begin_incident(run, current, found, lost)
     _end(run, "Recovering", _goes_on_at(run))
     if verdict.fatal:
         finish(run, "Failed", verdict.reason, verdict.message)
@@ -43,28 +43,6 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     run.condition("Running", False, "RoundLost", str(found))
     run.condition("Recovering", True, "RoundLost", str(found))
     run.tell("MemberLost" if found.cause.reason == names.REASON_POD_LOST else "WorkerFailed", str(found), warning=True)
-
-
-def _fault(run: Draft, current: Round, found: Blame, lost: tuple[membership.Loss, ...]) -> incidents.Fault:
-    agents = (run.observed.agents.get(loss.member.uid) for loss in lost)
-    ago = [known for agent in agents if agent and (known := _known_for(agent, current)) is not None]
-    flash = run.status.flash.committed_step if run.status.flash else None
-    return incidents.Fault(
-        round=current.number,
-        reason=found.cause.reason,
-        message=short(found.cause.message, 512),
-        member=found.member.index,
-        ago=max(ago, default=0.0),
-        committed=max(flash or 0, run.checkpoint_step or 0),
-    )
-
-
-def _known_for(agent: AgentView, current: Round) -> float | None:
-    """Seconds since the last sign of life of a lost member, or since its workers failed."""
-    if not agent.connected:
-        return agent.quiet + agent.silent_for
-    failed = agent.report.failure if agent.report else None
-    return agent.failed_for if failed and failed.round == current.number else None
 
 
 def close_round(run: Draft) -> None:

@@ -148,9 +148,9 @@ class MemberAgent(LocalElasticAgent):
     def _signal_workers(self, number: signal.Signals) -> None:
         # Only the workers themselves know what SIGUSR1 means; SIGTERM is for all, as when torch stops them.
         send = os.killpg if number == signal.SIGTERM else os.kill
-        for worker in self._processes().values():
-            if worker.poll() is None:
-                send(worker.pid, number)
+        for pid in self._alive().values():
+            with contextlib.suppress(ProcessLookupError):  # a forked one may be gone and buried meanwhile
+                send(pid, number)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         os.environ[names.ENV_ROUND] = str(self._membership.report.round)  # workers inherit this environment
@@ -166,14 +166,16 @@ class MemberAgent(LocalElasticAgent):
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        alive = self._alive()
+        alive = self._alive() if self._reference or not self._asked else {}  # a script that leaves has its grace
         if (frozen := self._freezes.look(alive, time.monotonic())) is not None:
             return self._end_hanging(frozen, f"was stopped (SIGSTOP) and did not go on for {LIMIT} s: it was killed")
         if hanging := self._watches.look(alive):
             local_rank, hang = hanging
             stuck = f"takes no step and hangs in {hang.where}: it was killed"
             waits = f"takes no step and waits for the others in {hang.where}: it was killed"
-            return self._end_hanging(local_rank, waits if hang.waits else stuck)
+            if hang.waits:
+                return self._end_hanging(local_rank, waits, names.REASON_PEER_LOST)
+            return self._end_hanging(local_rank, stuck)
         exits = {local_rank: code for local_rank, code in self._exit_codes().items() if code}
         failed = {local_rank: code for local_rank, code in exits.items() if not self._is_excused(code)}
         if failed:
@@ -186,7 +188,7 @@ class MemberAgent(LocalElasticAgent):
             return self._ended_meanwhile(result)
         return result
 
-    def _end_hanging(self, local_rank: int, what: str) -> RunResult:
+    def _end_hanging(self, local_rank: int, what: str, reason: str = names.REASON_HANG) -> RunResult:
         report = self._membership.report
         rank = self._worker_group.workers[local_rank].global_rank
         step = report.progress.step if report.progress else 0
@@ -194,7 +196,7 @@ class MemberAgent(LocalElasticAgent):
         text = f"rank {rank} {what}"
         log.error("round %s: %s\n%s", report.round, text, stack)
         self._stop_workers(self._worker_group)
-        failure = Failure(names.REASON_HANG, text, report.round, rank, step, traceback=stack)
+        failure = Failure(reason, text, report.round, rank, step, traceback=stack)
         self._membership.fail(failure)
         return RunResult(state=WorkerState.FAILED)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 from collections.abc import Iterator
 from subprocess import Popen
 from typing import cast
@@ -34,6 +35,15 @@ def forked_from(zygote: Zygote, prefix: tuple[str, ...]) -> Iterator[None]:
             except NotForked as error:
                 log.warning("a worker is started anew, with all of its imports: %s", error)
                 return cast("Popen[bytes]", super()._popen(args, env))
+
+        def close(self, death_sig: signal.Signals | None = None) -> None:
+            # Another process buries the worker: when it is to be signalled its group may be gone already.
+            with contextlib.suppress(ProcessLookupError):
+                super().close(death_sig)
+                return
+            for stream in (self._stdout, self._stderr):
+                if stream:
+                    stream.close()
 
     original = api.get_subprocess_handler  # type: ignore[attr-defined]
     api.get_subprocess_handler = Handler  # type: ignore[attr-defined, assignment]

@@ -12,6 +12,7 @@ from typing import Final
 
 LIMIT: Final = 0.7
 """Seconds that a worker may be stopped: someone who only looks lets it go on sooner."""
+TRACED: Final = "t"
 _STOPPED: Final = "T"
 
 

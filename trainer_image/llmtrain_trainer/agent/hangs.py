@@ -20,16 +20,20 @@ SUSPECT: Final = (1.0, 3.0)
 """Seconds without a step after which a worker is looked at, at least, and as many times the median of its steps."""
 CERTAIN: Final = (2.0, 6.0)
 """The same after which it hangs, if a second look finds what the first one did."""
+DATA: Final = (10.0, 6.0)
+"""The same for one that waits for its next batch: storage has its moments."""
 WAITING: Final = (30.0, 60.0)
-"""The same for one that waits in a collective."""
+"""The same for one that waits for others in a collective, or for the kernel in a call that nothing interrupts."""
 _TICKS: Final = 1
 """Of 10 ms: what a look itself may cost the one that is looked at."""
-_COLLECTIVES: Final = ("/torch/distributed/", "/deepspeed/comm/")
+_COLLECTIVES: Final = ("/torch/distributed/", "/deepspeed/comm/", "/deepspeed/runtime/zero/")
+_BATCHES: Final = "/llmtrain_trainer/data/"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A look at a worker: its main thread's stack, innermost frame first, and the clock ticks that it has computed."""
+    """A look at a worker: its main thread's stack, innermost frame first ("" if it gave no answer), and the clock ticks
+    that it has computed."""
 
     stack: str
     ticks: int
@@ -74,12 +78,16 @@ class HangWatch:
         if self._moved is None:
             return None
         last, self._last = self._last, (now, sample)
-        if last is None or last[1].stack != sample.stack or sample.ticks - last[1].ticks > _TICKS:
+        if last is None or last[1].stack != sample.stack:
             return None
-        waits = any(part in sample.stack for part in _COLLECTIVES)
-        if waits and now - self._moved < self._limit(WAITING):
+        waits = not sample.stack or any(part in sample.stack for part in _COLLECTIVES)
+        computes = sample.ticks - last[1].ticks > _TICKS
+        if computes and not waits:  # whoever waits for an accelerator may do it busily
             return None
-        return Hang(sample.stack.partition("\n")[0].strip(), waits)
+        rule = WAITING if waits else DATA if _BATCHES in sample.stack else CERTAIN
+        if now - self._moved < self._limit(rule):
+            return None
+        return Hang(sample.stack.partition("\n")[0].strip() or "a call that nothing interrupts", waits)
 
     def _limit(self, rule: tuple[float, float]) -> float:
         least, steps = rule

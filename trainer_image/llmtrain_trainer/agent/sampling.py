@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Final
 
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Progress
+from llmtrain_trainer.agent.freezing import TRACED, state
 from llmtrain_trainer.agent.hangs import Hang, HangWatch, Sample
 
 _PATIENCE: Final = 1.0
@@ -27,6 +29,7 @@ class Watches:
         self._by_local: dict[int, HangWatch] = {}
         self._files: Mapping[int, Path] = {}
         self._asked: dict[int, tuple[float, int]] = {}
+        self._lock = threading.Lock()
         self.stacks: dict[int, str] = {}
 
     def begin(self, ranks: Mapping[int, int], files: Mapping[int, Path]) -> None:
@@ -38,28 +41,25 @@ class Watches:
     def hear(self, said: Progress) -> None:
         """A worker has told its progress."""
         if watch := self._watches.get(said.rank):
-            watch.hear(said, time.monotonic())
+            with self._lock:
+                watch.hear(said, time.monotonic())
 
     def look(self, workers: Mapping[int, int]) -> tuple[int, Hang] | None:
         """The local rank of a worker that hangs, if there is one. `workers`: process ids by local rank."""
         now = time.monotonic()
-        for local, pid in workers.items():
-            if local in self._asked:
-                found = self._collect(local, pid, now)
-            elif self._by_local[local].due(now) and self._files[local].exists():
-                self._ask(local, pid, now)
-                found = None
-            else:
-                continue
-            if found:
-                return local, found
+        with self._lock, contextlib.suppress(OSError):  # of a worker that ends just now
+            for local, pid in workers.items():
+                if local in self._asked:
+                    if found := self._collect(local, pid, now):
+                        return local, found
+                elif self._by_local[local].due(now) and answers(pid) and state(pid) != TRACED:
+                    self._ask(local, pid, now)
         return None
 
     def _ask(self, local: int, pid: int, now: float) -> None:
-        with contextlib.suppress(OSError):
-            os.truncate(self._files[local], 0)
-            os.kill(pid, names.SIGNAL_STACK)
-            self._asked[local] = (now, 0)
+        os.truncate(self._files[local], 0)
+        os.kill(pid, names.SIGNAL_STACK)
+        self._asked[local] = (now, 0)
 
     def _collect(self, local: int, pid: int, now: float) -> Hang | None:
         """Read the answer once it has stopped growing."""
@@ -71,6 +71,12 @@ class Watches:
         del self._asked[local]
         self.stacks[local] = text
         return self._by_local[local].judge(Sample(main_stack(text), _ticks(pid)), now)
+
+
+def answers(pid: int) -> bool:
+    """Whether this very process catches the signal: any other would die of it."""
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (names.SIGNAL_STACK - 1) & 1)
 
 
 def main_stack(text: str) -> str:

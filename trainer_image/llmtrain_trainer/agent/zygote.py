@@ -105,6 +105,7 @@ class Zygote:
             elif "ready" in said:
                 self.ready = True
             else:
+                self._codes.pop(said.get("started", 0), None)  # of an earlier one that had this number
                 self._answers.append(said)
 
 

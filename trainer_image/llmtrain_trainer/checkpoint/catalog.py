@@ -180,13 +180,17 @@ class Catalog:
     def remove(self, step: int) -> None:
         """Remove a checkpoint, its manifest first, and what no other shares with it; files that are none of ours stay.
 
-        Of a checkpoint that is not valid frozen parts are left for the next save to remove.
+        Frozen parts of the newest claim stay as long as there is another checkpoint: its round may just be about to
+        name them again. Those, and the ones of a checkpoint that is not valid, are left for the next save to remove.
         """
         manifest = self.checkpoint(step).manifest
         self._remove(step)
         if manifest and manifest.frozen:
-            gone = {part.name for part in manifest.frozen}
-            self.storage.delete(unnamed(self.checkpoints(), sorted(gone), manifest.fence + 1))
+            left, owner = self.checkpoints(), self.owner()
+            if not left:
+                self.storage.delete(self._frozen())
+            elif owner:
+                self.storage.delete(unnamed(left, [part.name for part in manifest.frozen], owner.number))
 
     def _remove(self, step: int) -> None:
         files = [file.name for file in self._files(step)]

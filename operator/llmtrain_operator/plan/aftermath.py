@@ -1,0 +1,87 @@
+"""What a lost round cost, booked while the job goes on, is held, or ends: see `incidents`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from llmtrain_operator import incidents, membership, progress
+from llmtrain_operator.conditions import short
+from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.plan.blame import Blame
+from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.state import AgentView
+
+
+def begin_incident(run: Draft, current: Round, found: Blame, lost: tuple[membership.Loss, ...]) -> None:
+    """The round `current` is lost."""
+    agents = (run.observed.agents.get(loss.member.uid) for loss in lost)
+    ago = [known for agent in agents if agent and (known := _known_for(agent, current)) is not None]
+    flash = run.status.flash.committed_step if run.status.flash else None
+    fault = incidents.Fault(
+        round=current.number,
+        reason=found.cause.reason,
+        message=short(found.cause.message, 512),
+        member=found.member.index,
+        ago=max(ago, default=0.0),
+        committed=max(flash or 0, run.checkpoint_step or 0),
+    )
+    run.set(incidents=incidents.begun(run.status.incidents, fault, run.now))
+
+
+def _known_for(agent: AgentView, current: Round) -> float | None:
+    """Seconds since the last sign of life of a lost member, or since its workers failed."""
+    if not agent.connected:
+        return agent.quiet + agent.silent_for
+    failed = agent.report.failure if agent.report else None
+    return agent.failed_for if failed and failed.round == current.number else None
+
+
+def recovered(run: Draft) -> None:
+    """The round after a lost one trains: say what that cost, and whether it was promised to cost less."""
+    restored = _restored(run)
+    if not _has_stepped(run, restored or 0):
+        return
+    after = incidents.trains(run.status.incidents, restored, run.now)
+    if after != run.status.incidents:
+        run.set(incidents=after)
+        run.tell("Recovered", incidents.told(after[-1]))
+        _judge(run)
+
+
+def _restored(run: Draft) -> int | None:
+    """The step that this round began at; None: a script of the user's has not told."""
+    known, current = run.status.checkpoint, run.round
+    if known and current and known.restored_round == current.number and known.restored_step is not None:
+        return known.restored_step
+    return None if run.spec.entrypoint else 0
+
+
+def _has_stepped(run: Draft, restored: int) -> bool:
+    """Whether a step of this round was told of, or what comes after the last. Of a script that tells nothing it is all
+    that can be known that it runs."""
+    told = progress.said(run.status, run.observed.agents)
+    if not told:
+        return run.spec.entrypoint is not None and run.status.best_step == 0
+    return told[0].phase not in progress.BEFORE_TRAINING and (told[0].phase != "training" or told[0].step > restored)
+
+
+def _judge(run: Draft) -> None:
+    """Whether the newest incident, which is over, kept what was promised."""
+    objectives = run.spec.recovery.objectives
+    if objectives is None:
+        return
+    last = run.status.incidents[-1]
+    wrong = incidents.broken(last, objectives)
+    text = f"incident {last.number}: {'; '.join(wrong) or incidents.told(last)}"
+    run.condition("ObjectivesMet", not wrong, "ObjectivesMissed" if wrong else "ObjectivesMet", text)
+    if wrong:
+        run.tell("ObjectivesMissed", text, warning=True)
+
+
+def end_incident(run: Draft, outcome: Literal["Suspended", "Complete", "Failed"]) -> None:
+    """The job is held, or has come to its end, with an incident that is not over."""
+    after = incidents.ended(run.status.incidents, outcome)
+    if after != run.status.incidents:
+        run.set(incidents=after)
+        if outcome == "Failed":
+            _judge(run)
