@@ -300,7 +300,7 @@ def test_a_checkpoint_of_a_newer_format_ends_the_search_and_is_never_removed(sto
     fence = catalog.claim("a", 1)
     for step in (10, 20, 30):
         save(catalog, fence, step)
-    content = json.loads(storage.read(manifest_name(10)))["content"] | {"formatVersion": 2}
+    content = json.loads(storage.read(manifest_name(10)))["content"] | {"formatVersion": manifests.FORMAT + 1}
     data = manifests.seal(content)
     storage.write(manifest_name(10), [memoryview(data)], len(data))
     assert catalog.newest_valid()[0].step == 30
