@@ -93,8 +93,8 @@ def test_a_node_goes_off_and_comes_back(kubectl: Kubectl, installed: Cluster, le
         saved = until_saved(story)
         lost = next(name for name in nodes_of(kubectl) if name != leader)
         node = installed.node(lost)
-        node.off()
         off = time.monotonic()
+        node.off()
         try:
             decided = story.until(lambda m: m.round == 2, since=off)
             stepped = story.until(lambda m: m.round == 2 and m.trains and m.status["state"] == "Running", since=off)
@@ -148,8 +148,8 @@ def test_a_member_that_is_cut_off_writes_nothing(kubectl: Kubectl, installed: Cl
         until_saved(story)
         folder = installed.shared / kubectl.get("pvc", "checkpoints")["spec"]["volumeName"] / "j"
         node = installed.node(next(name for name in nodes_of(kubectl) if name != leader))
-        node.partition()
         off = time.monotonic()
+        node.partition()
         try:
             decided = story.until(lambda m: m.round == 2, since=off)
             others = story.until(lambda m: m.round == 2 and m.size == 2 and m.trains, since=off)

@@ -38,8 +38,8 @@ def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluste
         before = story.until(lambda m: m.size == 3 and copied(m))
         assert before.condition("Protected")["reason"] == "MemoryCopies"
         node = installed.node(next(name for name in nodes_of(kubectl) if name != leader))
-        node.off()
         off = time.monotonic()
+        node.off()
         try:
             stepped = story.until(lambda m: m.round == 2 and m.trains and m.status["state"] == "Running", since=off)
             print(f"node off: next step after {stepped.at - off:.1f} s")

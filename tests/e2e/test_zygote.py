@@ -106,8 +106,10 @@ def test_a_fork_costs_no_imports(zygote, tmp_path):
     """A generous limit: a new process takes seconds to import torch alone."""
     began = time.monotonic()
     output = Output(tmp_path)
-    assert zygote.fork(["exit", "0"], ENVIRONMENT, output.fds()).wait(PATIENCE) == 0
+    worker = zygote.fork(["exit", "0"], ENVIRONMENT, output.fds())
+    output.until("argv")
     took = time.monotonic() - began
+    assert worker.wait(PATIENCE) == 0
     cold = time.monotonic()
     subprocess.run([sys.executable, "-c", "import torch, deepspeed"], env=ENVIRONMENT, check=True, capture_output=True)
     assert took < (time.monotonic() - cold) / 2
