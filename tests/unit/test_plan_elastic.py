@@ -479,7 +479,7 @@ def test_a_restore_is_told_once_with_what_it_cost() -> None:
     said = Checkpoints(
         step=20, restored_step=20, restored_from="pvc://c/j/20", skipped=("step-30: chunk 2 of shard 1",)
     )
-    for events in (["CheckpointDamaged", "Restored"], []):
+    for events in (["CheckpointDamaged", "Restored", "Recovered"], []):
         job.look(*(training(i, 2, at=25, checkpoints=said) for i in (0, 2)), pods=[pod(0), pod(2)])
         assert job.events == events
         texts = " ".join(event.message for event in job.decided.events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Literal
 
 from llmtrain_operator import incidents, membership, progress
@@ -29,11 +30,12 @@ def begin_incident(run: Draft, current: Round, found: Blame, lost: tuple[members
 
 
 def _known_for(agent: AgentView, current: Round) -> float | None:
-    """Seconds since the last sign of life of a lost member, or since its workers failed."""
+    """Seconds since the last sign of life of a lost member, or since its workers failed; None: nobody knows."""
     if not agent.connected:
         return agent.quiet + agent.silent_for
     failed = agent.report.failure if agent.report else None
-    return agent.failed_for if failed and failed.round == current.number else None
+    known = failed and failed.round == current.number and isfinite(agent.failed_for)
+    return agent.failed_for if known else None
 
 
 def recovered(run: Draft) -> None:
