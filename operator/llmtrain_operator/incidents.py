@@ -38,7 +38,7 @@ class Fault:
 def begun(incidents: Incidents, fault: Fault, now: float) -> Incidents:
     """With the fault: an incident of its own, or one more fault of the one that is not over yet."""
     if last := _open(incidents):
-        return (*incidents[:-1], last.model_copy(update={"faults": last.faults + 1, "round_seconds": None}))
+        return _with(incidents, last, faults=last.faults + 1, round_seconds=None)
     made = IncidentStatus(
         number=incidents[-1].number + 1 if incidents else 1,
         time=timestamp(now - fault.ago),

@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from llmtrain_operator.contract.wire import Directive, Member, Publish, Round, WireError
+from llmtrain_operator.contract.wire import Directive, Member, Progress, Publish, Report, Round, WireError
+from llmtrain_operator.coordinator.auth import Identity
 from llmtrain_operator.coordinator.bundle import pack, unpack
 from llmtrain_operator.coordinator.directives import Directives
-from llmtrain_operator.coordinator.sessions import LagMeter, Part, expired, missed
+from llmtrain_operator.coordinator.sessions import LagMeter, Part, Session, expired, missed
 
 DEADLINE = 5.0
 
@@ -64,6 +65,22 @@ def test_a_standstill_in_another_phase_proves_nothing():
     busy = parts((0.1, 9.0, 0.1), (1.3, 9.0, 0.1))
     busy["0"] = dataclasses.replace(busy["0"], stepping=False)
     assert missed(100.0, busy, 0.0) == frozenset()
+
+
+def test_what_an_agent_says_again_is_no_step():
+    """Only another step moves a round; the longest of the last steps counts, and a new round begins to learn anew."""
+    session = Session(Identity("ns", "p", "u"), None, 0.0, moved=5.0)
+    assert session.part() is None
+
+    def says(number, step, took, now):
+        said = Progress(0, number, step=step, step_seconds=took)
+        session.hear(Report("ns/j", "p", "u", 0, 0, "h", "running", number, progress=said), now)
+        return session.part()
+
+    assert says(1, 7, 3.0, 10.0) == Part(10.0, 10.0, 3.0, True)
+    assert says(1, 7, 3.0, 11.0) == Part(11.0, 10.0, 3.0, True)
+    assert says(1, 8, 0.1, 12.0) == Part(12.0, 12.0, 3.0, True)
+    assert says(2, 8, 0.1, 13.0) == Part(13.0, 13.0, 0.1, True)
 
 
 def test_stalls_count_only_for_a_while():

@@ -32,7 +32,13 @@ class Freezes:
 
 def state(pid: int) -> str:
     """The kernel's letter for what a process does, "" if there is none."""
+    fields = stat(Path(f"/proc/{pid}"))
+    return fields[0] if fields else ""
+
+
+def stat(process: Path) -> list[str]:
+    """What the kernel says of a process or thread, from its state on (field 3 of proc(5)); nothing if it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return (process / "stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
+        return []

@@ -162,7 +162,7 @@ class RankLogs(LogsSpecs):
         return b"\n".join(lines).decode(errors="replace")
 
     def stack_file(self, local_rank: int) -> Path:
-        """Where the worker shows its stack; absent as long as it would die of being asked."""
+        """Where the worker shows its stack, once it offers to."""
         return self.error_file(local_rank).with_suffix(".stack")
 
     def error_file(self, local_rank: int) -> Path:

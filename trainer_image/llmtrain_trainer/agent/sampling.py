@@ -13,7 +13,7 @@ from typing import Final
 
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Progress
-from llmtrain_trainer.agent.freezing import TRACED, state
+from llmtrain_trainer.agent.freezing import TRACED, stat, state
 from llmtrain_trainer.agent.hangs import Hang, HangWatch, Sample
 
 _PATIENCE: Final = 1.0
@@ -86,8 +86,5 @@ def main_stack(text: str) -> str:
 
 def _ticks(pid: int) -> int:
     """Clock ticks that a process' main thread has computed."""
-    try:
-        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+    fields = stat(Path(f"/proc/{pid}/task/{pid}"))
+    return int(fields[11]) + int(fields[12]) if fields else 0
