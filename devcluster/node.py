@@ -37,6 +37,11 @@ class Node:
         return self.dir / nodefiles.LAYER_MOUNTS
 
     @property
+    def root(self) -> Path:
+        """The root directory as processes on it see it, reachable from outside; not there while the node is off."""
+        return self._space.root / "proc" / str(self._pid()) / "root"
+
+    @property
     def is_on(self) -> bool:
         """Whether the node's pid 1 runs."""
         pid = self._pid()
@@ -120,7 +125,7 @@ class Node:
     def check_alive(self, service: str) -> None:
         """DevclusterError with the end of its log if a service of this node, that is on, has ended."""
         pid = (self.dir / f"{service}.pid").read_text().strip()
-        if not (self._space.root / "proc" / str(self._pid()) / "root" / "proc" / pid).exists():
+        if not (self.root / "proc" / pid).exists():
             log = self._log(service)
             raise DevclusterError(f"{service} on {self.name} ended; the end of {log}:\n{log.read_text()[-2000:]}")
 
@@ -159,7 +164,7 @@ class Node:
 
     def _containerd_answers(self) -> bool:
         # Through /proc/PID/root: the socket lies in the node's own /run.
-        path = self._space.root / "proc" / str(self._pid()) / "root/run/containerd/containerd.sock"
+        path = self.root / "run/containerd/containerd.sock"
         with socket.socket(socket.AF_UNIX) as connection:
             try:
                 connection.connect(str(path))

@@ -70,6 +70,14 @@ def test_a_broken_promise_is_told_with_the_figures() -> None:
     assert "ObjectivesMissed" in job.events
 
 
+def test_a_hang_is_dated_by_its_beginning() -> None:
+    """Not by the moment when it was noticed: until then nothing was trained either."""
+    job = Job(with_copies, recovery=OBJECTIVES)
+    hung = Failure(names.REASON_HANG, "was stopped", 1, rank=1, step=40, lasted=0.8)
+    job.look(training(0), dataclasses.replace(agent(1, "failed", 1, failure=hung), failed_for=0.1), training(2))
+    assert job.status.incidents[0].detect_seconds == pytest.approx(0.9)
+
+
 def fault(number):
     return incidents.Fault(number, "PodLost", "gone", 1, ago=1.0, committed=10)
 

@@ -143,7 +143,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How a worker ended, in the trainer's own words. `reason` is one of `names.REASON_*`."""
+    """How a worker ended, in the trainer's own words. `reason` is one of `names.REASON_*`. `lasted`: seconds that it
+    had been of no use by then."""
 
     reason: str
     message: str
@@ -153,6 +154,7 @@ class Failure:
     exit_code: int | None = None
     signal: int | None = None
     traceback: str = ""
+    lasted: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,13 @@ def begin_incident(run: Draft, current: Round, found: Blame, lost: tuple[members
 
 
 def _known_for(agent: AgentView, current: Round) -> float | None:
-    """Seconds since the last sign of life of a lost member, or since its workers failed; None: nobody knows."""
+    """Seconds since the last sign of life of a lost member, or since its workers failed or hung; None: nobody knows."""
     if not agent.connected:
         return agent.quiet + agent.silent_for
     failed = agent.report.failure if agent.report else None
-    known = failed and failed.round == current.number and isfinite(agent.failed_for)
-    return agent.failed_for if known else None
+    if failed is None or failed.round != current.number or not isfinite(agent.failed_for):
+        return None
+    return failed.lasted + agent.failed_for
 
 
 def recovered(run: Draft) -> None:

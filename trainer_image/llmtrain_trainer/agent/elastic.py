@@ -167,15 +167,15 @@ class MemberAgent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         alive = self._alive() if self._reference or not self._asked else {}  # a script that leaves has its grace
-        if (frozen := self._freezes.look(alive, time.monotonic())) is not None:
-            return self._end_hanging(frozen, f"was stopped (SIGSTOP) and did not go on for {LIMIT} s: it was killed")
+        if frozen := self._freezes.look(alive, time.monotonic()):
+            return self._end_hanging(*frozen, f"was stopped (SIGSTOP) and did not go on for {LIMIT} s: it was killed")
         if hanging := self._watches.look(alive):
             local_rank, hang = hanging
             stuck = f"takes no step and hangs in {hang.where}: it was killed"
             waits = f"takes no step and waits for the others in {hang.where}: it was killed"
             if hang.waits:
-                return self._end_hanging(local_rank, waits, names.REASON_PEER_LOST)
-            return self._end_hanging(local_rank, stuck)
+                return self._end_hanging(local_rank, hang.seconds, waits, names.REASON_PEER_LOST)
+            return self._end_hanging(local_rank, hang.seconds, stuck)
         exits = {local_rank: code for local_rank, code in self._exit_codes().items() if code}
         failed = {local_rank: code for local_rank, code in exits.items() if not self._is_excused(code)}
         if failed:
@@ -188,7 +188,7 @@ class MemberAgent(LocalElasticAgent):
             return self._ended_meanwhile(result)
         return result
 
-    def _end_hanging(self, local_rank: int, what: str, reason: str = names.REASON_HANG) -> RunResult:
+    def _end_hanging(self, local_rank: int, lasted: float, what: str, reason: str = names.REASON_HANG) -> RunResult:
         report = self._membership.report
         rank = self._worker_group.workers[local_rank].global_rank
         step = report.progress.step if report.progress else 0
@@ -196,7 +196,7 @@ class MemberAgent(LocalElasticAgent):
         text = f"rank {rank} {what}"
         log.error("round %s: %s\n%s", report.round, text, stack)
         self._stop_workers(self._worker_group)
-        failure = Failure(reason, text, report.round, rank, step, traceback=stack)
+        failure = Failure(reason, text, report.round, rank, step, traceback=stack, lasted=round(lasted, 3))
         self._membership.fail(failure)
         return RunResult(state=WorkerState.FAILED)
 

@@ -22,12 +22,13 @@ class Freezes:
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
 
-    def look(self, workers: Mapping[int, int], now: float) -> int | None:
-        """The local rank of a worker that has been stopped for too long, if there is one. `workers`: process ids by
-        local rank; `now` in seconds."""
+    def look(self, workers: Mapping[int, int], now: float) -> tuple[int, float] | None:
+        """The local rank of a worker that has been stopped for too long, and for how many seconds, if there is one.
+        `workers`: process ids by local rank; `now` in seconds."""
         stopped = {rank: pid for rank, pid in workers.items() if state(pid) == _STOPPED}
         self._since = {pid: self._since.get(pid, now) for pid in stopped.values()}
-        return next((rank for rank, pid in stopped.items() if now - self._since[pid] >= LIMIT), None)
+        lasting = ((rank, now - self._since[pid]) for rank, pid in stopped.items())
+        return next(((rank, seconds) for rank, seconds in lasting if seconds >= LIMIT), None)
 
 
 def state(pid: int) -> str:

@@ -41,10 +41,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The verdict. `where` is the innermost frame; `waits`: it waits for others, of whom none was found to hang."""
+    """The verdict. `where` is the innermost frame; `waits`: it waits for others, of whom none was found to hang.
+    `seconds`: since its last step."""
 
     where: str
     waits: bool
+    seconds: float
 
 
 class HangWatch:
@@ -85,9 +87,10 @@ class HangWatch:
         if computes and not waits:  # whoever waits for an accelerator may do it busily
             return None
         rule = WAITING if waits else DATA if _BATCHES in sample.stack else CERTAIN
-        if now - self._moved < self._limit(rule):
+        still = now - self._moved
+        if still < self._limit(rule):
             return None
-        return Hang(sample.stack.partition("\n")[0].strip() or "a call that nothing interrupts", waits)
+        return Hang(sample.stack.partition("\n")[0].strip() or "a call that nothing interrupts", waits, still)
 
     def _limit(self, rule: tuple[float, float]) -> float:
         least, steps = rule
