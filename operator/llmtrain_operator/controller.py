@@ -141,7 +141,8 @@ class Controller:
         self._metrics.job(job.namespace, job.name, decided.status)
         await self._clear_away(key)
         pause = REFUSAL_PAUSE if self._refused.get(key) or key in self._unmade else None
-        return min((t for t in (wait, decided.look_again, pause) if t is not None), default=None)
+        look_again = decided.look_again, self.agents.look_again(observed.pods)
+        return min((t for t in (wait, *look_again, pause) if t is not None), default=None)
 
     def _forget(self, key: str) -> None:
         namespace, name = key.split("/", 1)

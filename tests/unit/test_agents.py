@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmtrain_operator.agents import ARRIVAL_GRACE, AgentBook
-from llmtrain_operator.contract.wire import AgentUpdate, Report
+from llmtrain_operator.agents import ARRIVAL_GRACE, LOOK, STANDSTILL, AgentBook
+from llmtrain_operator.contract.wire import AgentUpdate, Progress, Report
 from llmtrain_operator.state import PodView
 
 
@@ -89,6 +89,46 @@ def test_silence_begins_when_the_first_agent_could_reach_the_coordinator(clock) 
     assert silence(book, "a") is None
     clock.now += ARRIVAL_GRACE + 5
     assert silence(book, "a") == 5
+
+
+def trains(uid: str, step: int, *, phase: str = "training", seconds: float = 0.1) -> AgentUpdate:
+    told = Progress(0, 1, phase, step, step_seconds=seconds)
+    said = says(uid)
+    return replace(said, report=replace(said.report, progress=told))
+
+
+def test_an_absent_agent_whose_round_stands_still_is_missed(clock) -> None:
+    """It went with the coordinator before this one, on the same node say: nobody has to wait for it to find its way."""
+    book, pods = AgentBook(clock), [pod("a"), pod("b")]
+    book.link_changed(True)
+    assert book.look_again(pods) is None
+    book.update(trains("a", 7))
+    clock.now += 2
+    book.update(trains("a", 8))
+    assert book.look_again(pods) == LOOK
+    clock.now += STANDSTILL - 0.1
+    assert silence(book, "b") is None, "its others went on until a moment ago"
+    clock.now += 0.2
+    view = book.views(pods)["b"]
+    assert (view.missed, view.connected) == (True, False)
+    book.update(trains("a", 9))
+    assert silence(book, "b") is None, "they go on: it will find its way"
+    book.update(says("b"))
+    assert book.look_again(pods) is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [trains("a", 7, phase="evaluating"), trains("a", 7, seconds=4.0), says("a"), trains("a", 7, phase="loading")],
+    ids=["evaluating", "long steps", "tells nothing", "loading"],
+)
+def test_a_standstill_that_is_none(told, clock) -> None:
+    """What takes its time says nothing about who is absent."""
+    book = AgentBook(clock)
+    book.link_changed(True)
+    book.update(told)
+    clock.now += 11
+    assert "b" not in book.views([pod("a"), pod("b")])
 
 
 def test_an_agent_that_never_came_is_silent_since_its_pod_runs(book, clock) -> None:
