@@ -78,12 +78,13 @@ class Bench:
             self.rows += rows(found[name], title, target)
 
     def baselines(self, count: int) -> None:
-        for name, options in (("torchrun, tuned", recovery_torchrun.TUNED), ("torchrun as it comes", ())):
-            found = recovery_torchrun.trials(options, count, count)
-            self.rows += rows(found["worker"], f"{name}: worker SIGKILL", None)
-            self.rows += rows(found["node"], f"{name}: agent and worker SIGKILL", None)
+        for launcher in (recovery_torchrun.TUNED, recovery_torchrun.TORCHRUN, recovery_torchrun.dlrover()):
+            found = recovery_torchrun.trials(launcher, count, count if launcher.agents > 1 else 0)
+            self.rows += rows(found["worker"], f"{launcher.name}: worker SIGKILL", None)
+            if found["node"]:
+                self.rows += rows(found["node"], f"{launcher.name}: agent and worker SIGKILL", None)
             if self._worker:
-                self.rows.append(ratio(self._worker, found["worker"], name))
+                self.rows.append(ratio(self._worker, found["worker"], launcher.name))
 
     def nodes(self, count: int) -> None:
         found = recovery_nodes.trials(count)
