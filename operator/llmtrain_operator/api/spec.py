@@ -294,8 +294,8 @@ class Preflight(Record):
     """Whether nodes are checked. Default false."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """A node is rejected if a figure is below this share of its peers' median, twice in a row. Default 0.5."""
-    seconds: Annotated[int, Field(ge=2, le=300)] = 10
-    """Most time that a check may take. Default 10."""
+    seconds: Annotated[int, Field(ge=5, le=300)] = 10
+    """Most time that the measurements may take. Default 10."""
 
 
 class Recovery(Record):

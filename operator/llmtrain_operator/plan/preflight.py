@@ -26,15 +26,13 @@ NEIGHBOUR_PATIENCE = 10.0
 def inspect(run: Draft) -> None:
     """Have new members measured and hold them back until they have passed; reject those that fail."""
     settings = run.spec.recovery.preflight
-    in_round = run.status.round.members if run.status.round else ()
-    joined = {member.index for member in in_round}
-    over = joined if settings.enabled else {known.index for known in run.status.rejections}
-    run.set(rejections=tuple(known for known in run.status.rejections if known.index not in over))
     if not settings.enabled:
+        run.set(rejections=())
         return
     nodes = _measuring(run)
     wanting = preflight.shortfalls({node.pod.uid: node.found for node in nodes}, settings.tolerance)
-    wanted, named = set(run.indexes), {member.uid for member in in_round}
+    wanted = set(run.indexes)
+    named = {member.uid for member in run.status.round.members} if run.status.round else set()
     for node in nodes:
         if run.status.completion_time:
             return

@@ -40,9 +40,17 @@ def main(argv: Sequence[str]) -> None:
     for device in devices:
         torch.cuda.synchronize(device)  # makes its context, which takes seconds
     _say("device", torch.cuda.get_device_name() if devices else "cpu")
-    _say("matmul", matmul(devices, seconds))
-    _say("memory", memory(devices, seconds))
-    _say("disk", disk(directory, seconds))
+    figures: dict[str, Callable[[], float]] = {
+        "matmul": lambda: matmul(devices, seconds),
+        "memory": lambda: memory(devices, seconds),
+        "disk": lambda: disk(directory, seconds),
+    }
+    for name, figure in figures.items():
+        try:
+            _say(name, figure())
+        except (OSError, RuntimeError, MemoryError) as error:  # torch's are RuntimeErrors
+            _say("error", f"{name}: {error or type(error).__name__}")
+            return
 
 
 def _say(name: str, found: str | float) -> None:

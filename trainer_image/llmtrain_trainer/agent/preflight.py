@@ -13,13 +13,12 @@ import json
 import logging
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Check, Preflight
@@ -34,11 +33,12 @@ IMPORTS_LIMIT: Final = 120.0
 """Seconds for the process to import torch, which this one has done before, and to find the accelerators."""
 SHARE: Final = 0.1
 """Of the time, for each figure: several of them take longer than they should on a bad node."""
-NODE_SHARE: Final = 0.6
+NODE_SHARE: Final = 0.8
 """Of the time, for all figures but the network's."""
 STEPS: Final = ("device", "matmul", "memory", "disk")
 """What the process prints, in this order."""
 KILL_TIMEOUT: Final = 2.0
+MAX_ERROR: Final = 500
 
 
 def open_preflight(environment: Environment) -> NodeCheck | None:
@@ -86,46 +86,40 @@ def _measure_node(found: dict[str, Any], seconds: float, called_away: Callable[[
     directory = os.environ.get(names.ENV_DATA_CACHE) or tempfile.gettempdir()
     arguments = str(seconds * SHARE), directory, str(os.getpid())
     command = [sys.executable, "-u", "-m", "llmtrain_trainer.agent.measuring", *arguments]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
-        try:
-            error = _listen(process, found, seconds * NODE_SHARE, called_away)
-        finally:
-            process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer holds it
-                process.wait(KILL_TIMEOUT)
-        return f"{error}: {_last_line(errors)}" if error and process.returncode not in (0, -signal.SIGKILL) else error
-
-
-def _listen(
-    process: subprocess.Popen[bytes], found: dict[str, Any], seconds: float, called_away: Callable[[], bool]
-) -> str | None:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout is not None
+    try:
+        with process.stdout:
+            return _listen(process.stdout.fileno(), found, seconds * NODE_SHARE, called_away)
+    finally:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer holds it
+            process.wait(KILL_TIMEOUT)
+
+
+def _listen(pipe: int, found: dict[str, Any], seconds: float, called_away: Callable[[], bool]) -> str | None:
     limit, heard = time.monotonic() + IMPORTS_LIMIT, b""
-    with process.stdout as pipe:
-        while not called_away():
-            if select.select([pipe], [], [], 0)[0]:
-                if not (news := os.read(pipe.fileno(), 4096)):
-                    return "" if len(found) == len(STEPS) else f"it ended while it measured: {_next(found)}"
-                *lines, heard = (heard + news).split(b"\n")
-                for line in (line for line in lines if line.startswith(b'{"')):
-                    found |= {name: _short(value) for name, value in json.loads(line).items()}
-                    limit = limit if len(found) > 1 else time.monotonic() + seconds
-            elif time.monotonic() > limit:
-                return f"it took over {seconds if found else IMPORTS_LIMIT:.0f} s; unfinished: {_next(found)}"
+    while not called_away():
+        if select.select([pipe], [], [], 0)[0]:
+            if not (news := os.read(pipe, 4096)):
+                return f"the process that measures ended before {_next(found)}; the pod's log has its words"
+            *lines, heard = (heard + news).split(b"\n")
+            for line in (line for line in lines if line.startswith(b'{"')):
+                found |= {name: _short(value) for name, value in json.loads(line).items()}
+                limit = limit if len(found) > 1 else time.monotonic() + seconds
+            if "error" in found:
+                return redactor().text(str(found.pop("error")))[:MAX_ERROR]
+            if len(found) == len(STEPS):
+                return ""
+        elif time.monotonic() > limit:
+            return f"{_next(found)} was not done after {seconds if found else IMPORTS_LIMIT:.0f} s"
     return None
 
 
 def _next(found: Mapping[str, Any]) -> str:
-    return next((step for step in STEPS if step not in found), "its end")
+    return next(step for step in STEPS if step not in found)
 
 
 def _short(value: Any) -> Any:
     """As many digits of a figure as tell something."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def _last_line(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").split("\n")
-    return redactor().text(next((line.strip() for line in reversed(lines) if line.strip()), "no word"))[:500]
