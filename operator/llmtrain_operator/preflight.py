@@ -56,9 +56,8 @@ def _below(measured: Mapping[str, Preflight], field: str, tolerance: float) -> d
     for uid, value in values.items():
         peers = _median_without(ordered, value)
         if peers is not None and value < tolerance * peers:
-            whom = f" ({measured[uid].neighbour})" if field == "network" and measured[uid].neighbour else ""
-            name = f"{FIGURES[field][0]}{whom} {_shown(value, field)}"
-            found[uid] = f"{name}, its peers' median is {_shown(peers, field)}"
+            what = f"{FIGURES[field][0]}{_of_what(measured[uid], field)} {_shown(value, field)}"
+            found[uid] = f"{what}, its peers' median is {_shown(peers, field)}"
     return found
 
 
@@ -75,6 +74,11 @@ def _median_without(ordered: list[float], value: float) -> float | None:
 def _figure(known: Preflight, field: str) -> float | None:
     value: float | None = getattr(known, field)
     return value
+
+
+def _of_what(known: Preflight, field: str) -> str:
+    of = {"matmul": known.device, "memory": known.device, "network": known.neighbour}.get(field)
+    return f" ({of})" if of else ""
 
 
 def _shown(value: float, field: str) -> str:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 FIRST: Final = 256 * 2**10
 MOST: Final = 16 * 2**20
 """Bytes of a vector: the first, and the largest, after doubling; the first gets through a bad network in time too."""
+TOTAL: Final = 128 * 2**20
+"""Bytes after which no other is begun: the neighbour may be training."""
 LIMIT: Final = 30.0
 _ROUND: Final = 0
 """What the protocol calls a round: these two are in none together."""
@@ -70,9 +72,9 @@ class Responder:
 
 
 def measure(neighbour: Neighbour, seconds: float) -> float | None:
-    """MB/s of the fastest all-reduce of those that `seconds` allow; None if the neighbour has no time for it now.
+    """MB/s of the fastest all-reduce of those that `seconds` and `TOTAL` allow.
 
-    Raises `PeerGone` if not even one was possible.
+    None if the neighbour has no time for it now. Raises `PeerGone` if not even one was possible.
     """
     address = f"{neighbour.host}:{neighbour.port}"
     with protocol.as_gone(address), protocol.call(address, Pass(_ROUND, neighbour.key)) as link:
@@ -86,14 +88,14 @@ def measure(neighbour: Neighbour, seconds: float) -> float | None:
 
 
 def _fastest(link: socket.socket, seconds: float) -> float:
-    best, count, end = 0.0, FIRST, time.monotonic() + seconds
+    best, count, total, end = 0.0, FIRST, 0, time.monotonic() + seconds
     try:
-        while time.monotonic() < end:
+        while total < TOTAL and time.monotonic() < end:
             protocol.send(link, {"reduce": count})
             start = time.perf_counter()
             _all_reduce(link, bytes(count))
             best = max(best, count / (time.perf_counter() - start) / 1e6)
-            count = min(MOST, 2 * count)
+            total, count = total + count, min(MOST, 2 * count)
     except (PeerGone, OSError):
         if not best:
             raise

@@ -37,24 +37,27 @@ def main(argv: Sequence[str]) -> None:
     seconds, directory = float(argv[0]), Path(argv[1])
     die_with(int(argv[2]))
     devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    for device in devices:
-        torch.cuda.synchronize(device)  # makes its context, which takes seconds
-    _say("device", torch.cuda.get_device_name() if devices else "cpu")
-    figures: dict[str, Callable[[], float]] = {
+    steps: dict[str, Callable[[], str | float]] = {
+        "device": lambda: begin(devices),
         "matmul": lambda: matmul(devices, seconds),
         "memory": lambda: memory(devices, seconds),
         "disk": lambda: disk(directory, seconds),
     }
-    for name, figure in figures.items():
+    for name, step in steps.items():
         try:
-            _say(name, figure())
+            found: dict[str, str | float] = {name: step()}
         except (OSError, RuntimeError, MemoryError) as error:  # torch's are RuntimeErrors
-            _say("error", f"{name}: {error or type(error).__name__}")
+            found = {"error": f"{name}: {error or type(error).__name__}"}
+        print(json.dumps(found), flush=True)
+        if "error" in found:
             return
 
 
-def _say(name: str, found: str | float) -> None:
-    print(json.dumps({name: found}), flush=True)
+def begin(devices: Sequence[torch.device]) -> str:
+    """What the devices are, once they can be used, which takes seconds and does not count."""
+    for device in devices:
+        torch.cuda.synchronize(device)
+    return torch.cuda.get_device_name() if devices else "cpu"
 
 
 def matmul(devices: Sequence[torch.device], seconds: float) -> float:
