@@ -146,7 +146,7 @@ def test_a_job_completes_and_exports_its_model(start: Callable[..., Local], tmp_
 def test_a_job_measures_its_nodes_before_it_trains(start: Callable[..., Local]) -> None:
     """Both members are measured against each other, found to be alike, and train; the condition has the figures."""
     # The processes of a busy machine differ more than its nodes would.
-    run = start(20, recovery={"preflight": {"enabled": True, "tolerance": 0.01, "seconds": 60}})
+    run = start(20, recovery={"preflight": {"enabled": True, "tolerance": 0.01, "seconds": 20}})
     run.ends_with(0)
     assert (run.status["state"], run.status["nodes"], run.status["restarts"]) == ("Complete", "2/2", 0)
     passed = next(each for each in run.status["conditions"] if each["type"] == "PreflightPassed")

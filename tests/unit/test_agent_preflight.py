@@ -22,8 +22,8 @@ from llmtrain_trainer.agent.preflight import NodeCheck, open_preflight
 from llmtrain_trainer.flash.protocol import PeerGone
 from tests.support.slow_link import slow_link
 
-SECONDS = 5.0
-BOUND = 2.0 * SECONDS + 30.0
+SECONDS = 10.0
+BOUND = SECONDS + 50.0
 """With the imports of torch, on a machine that has other things to do."""
 
 
@@ -78,9 +78,10 @@ def test_a_node_behind_a_slow_link_is_named(monkeypatch):
     found = {name: nodes[name].run(Check(1, neighbour(nodes["2"])), pause) for name in ("0", "1")}
     with slow_link(nodes["0"].offer.port, 2e6) as port:
         found["2"] = nodes["2"].run(Check(1, neighbour(nodes["0"], port=port)), pause)
-    assert list(shortfalls(found, 0.5)) == ["2"]
+    bad = shortfalls(found, 0.05)  # a busy machine makes some of the difference, but not that much
+    assert list(bad) == ["2"]
     assert 0 < found["2"].network < 5
-    assert "all-reduce with a neighbour (j-1-1)" in shortfalls(found, 0.5)["2"]
+    assert "all-reduce with a neighbour (j-1-1)" in bad["2"]
 
 
 def test_a_disk_without_room_is_an_error_with_the_systems_words():

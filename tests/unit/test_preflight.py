@@ -53,11 +53,8 @@ def test_each_figure_counts(field):
 
 def test_what_is_wrong_is_said_in_numbers():
     """Each bad figure with its peers', and whom the network was measured with."""
-    found = {
-        "a": node(),
-        "b": node(),
-        "slow": node(memory=3.14159, network=0.0, device="cpu", neighbour="j-1-1: refused"),
-    }
+    found = {"a": node(), "b": node()}
+    found["slow"] = node(memory=3.14159, network=0.0, device="cpu", neighbour="j-1-1: refused")
     assert shortfalls(found, 0.5)["slow"] == (
         "memory bandwidth (cpu) 3.14 GB/s, its peers' median is 12 GB/s; "
         "all-reduce with a neighbour (j-1-1: refused) 0 MB/s, its peers' median is 900 MB/s"

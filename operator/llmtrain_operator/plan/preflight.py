@@ -72,9 +72,8 @@ def _judge(run: Draft, node: _Node, why: str, nodes: list[_Node]) -> None:
     if why and attempt >= preflight.ATTEMPTS:
         _reject(run, node.pod, why)
     elif why or not attempt:
-        run.unproven[node.pod.uid] = (
-            f"pre-flight: measured again, because {why}" if why else "pre-flight: being measured"
-        )
+        doing = f"measured again, because {why}" if why else "being measured"
+        run.unproven[node.pod.uid] = f"pre-flight: {doing}"
         _measure(run, node, attempt + 1, nodes)
 
 
