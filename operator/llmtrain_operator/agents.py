@@ -151,7 +151,7 @@ def _substance(update: AgentUpdate) -> object:
     progress = report.progress
     figures = (progress.round, progress.phase, progress.checkpoints) if progress else None
     there = update.connected, update.missed
-    return there, report.state, report.round, report.store_port, report.host, report.failure, figures
+    return there, report.state, report.round, report.store_port, report.host, report.failure, report.preflight, figures
 
 
 def _place(update: AgentUpdate) -> tuple[int, int] | None:

@@ -105,6 +105,11 @@ def judge(failure: Failure, history: History, max_restarts: int, *, knows_steps:
     return Verdict(False, failure.reason, failure.message, pause, counts, streak)
 
 
+def pause(count: int) -> float:
+    """Seconds until another pod takes the place of one that came to nothing, the `count`th in a row."""
+    return 0.0 if count == 1 else min(BACKOFF_LIMIT, BACKOFF_FIRST * 2.0 ** (count - 1))
+
+
 def _same(failure: Failure, history: History) -> bool:
     last = history.last
     if last is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import wire
 from llmtrain_operator.manifests import torchrun_environment
+from llmtrain_operator.preflight import shortfalls
 from llmtrain_operator.state import JobView
 from tests.support.director import PYTHONPATH, ROOT, Director, script
 
@@ -32,6 +34,28 @@ async def test_three_members_form_a_round_and_finish_their_script(director):
     director.stop(*uids)
     assert await director.exit_codes(*uids) == [0, 0, 0]
     assert "[rank 2] step 2 of attempt 0" in director.log(uids[2]).read_text()
+
+
+async def test_members_are_measured_before_they_join_and_a_bad_node_is_found(director):
+    """Three agents measure at once, each against the next; one may write 1 MiB to its disk and no more. Those that pass
+    train together."""
+    spec = script("allreduce.py", 3, 0.01) | {"recovery": {"preflight": {"enabled": True, "seconds": 20}}}
+    uids = [director.start_agent(i, spec, LLMTRAIN_DATA_CACHE=str(director.folder / "cache")) for i in range(3)]
+    resource.prlimit(director.agents[uids[2]].pid, resource.RLIMIT_FSIZE, (2**20, 2**20))
+    await director.until_state("joining", *uids)
+    for uid, other in zip(uids, [*uids[1:], uids[0]], strict=True):
+        seen = director.reports[other]
+        against = wire.Neighbour(seen.pod, seen.host, seen.preflight.port, seen.preflight.key)
+        director.tell(wire.Directive("wait", "not in a round yet", check=wire.Check(1, against)), uid)
+    await director.until(lambda: all(director.reports[uid].preflight.attempt == 1 for uid in uids))
+    found = {uid: director.reports[uid].preflight for uid in uids}
+    assert shortfalls(found, 0.01) == {uids[2]: "the check failed: disk: [Errno 27] File too large"}
+    assert all(min(found[uid].matmul, found[uid].memory, found[uid].network, found[uid].disk) > 0 for uid in uids[:2])
+    director.run(1, *uids[:2])
+    await director.until_state("succeeded", *uids[:2], number=1)
+    assert director.reports[uids[2]].state == "joining"
+    director.stop(*uids)
+    assert await director.exit_codes(*uids) == [0, 0, 143]
 
 
 async def test_ten_restarts_in_a_row_recover(director):

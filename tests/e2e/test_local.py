@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,6 +141,18 @@ def test_a_job_completes_and_exports_its_model(start: Callable[..., Local], tmp_
     assert (tmp_path / "local/volumes/models/j/model.safetensors").exists()
     text = run.output.read_text()
     assert all(words in text for words in ("[0] ", "[1] ", "Completed: ", "j  Complete  step 20/20")), text
+
+
+def test_a_job_measures_its_nodes_before_it_trains(start: Callable[..., Local]) -> None:
+    """Both members are measured against each other, found to be alike, and train; the condition has the figures."""
+    # The processes of a busy machine differ more than its nodes would.
+    run = start(20, recovery={"preflight": {"enabled": True, "tolerance": 0.01, "seconds": 20}})
+    run.ends_with(0)
+    assert (run.status["state"], run.status["nodes"], run.status["restarts"]) == ("Complete", "2/2", 0)
+    passed = next(each for each in run.status["conditions"] if each["type"] == "PreflightPassed")
+    assert (passed["status"], passed["reason"]) == ("True", "Passed")
+    figures = r"matmul [0-9.]+ TFLOP/s, memory bandwidth [0-9.]+ GB/s, all-reduce with a neighbour [0-9.]+ MB/s, disk "
+    assert re.match(rf"2 nodes were measured, at the median: {figures}[0-9.]+ MB/s$", passed["message"])
 
 
 @pytest.mark.parametrize("victim", ["llmtrain_trainer.train", "llmtrain_trainer.agent"])

@@ -1,6 +1,6 @@
 import pytest
 
-from llmtrain_operator.contract.wire import Directive, Member, Progress, Round
+from llmtrain_operator.contract.wire import Check, Directive, Member, Progress, Round
 from llmtrain_trainer.agent.orders import decide, newest
 
 ME, OTHER = (Member(i, 0, f"pod-{i}", uid, "host", 1) for i, uid in enumerate(("me", "other")))
@@ -36,6 +36,22 @@ def test_a_directive_means_one_thing_in_each_state(directive, current, in_round,
     assert order.kind == kind
     assert order.reason
     assert (order.round is not None) == (kind == "enter")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "measured", "in_round", "kind"),
+    [
+        pytest.param(1, 0, False, "measure", id="the first check"),
+        pytest.param(2, 1, False, "measure", id="another one"),
+        pytest.param(1, 1, False, "stay", id="it is done"),
+        pytest.param(1, None, False, "stay", id="it makes none"),
+        pytest.param(1, 0, True, "leave", id="while in a round: leave first"),
+    ],
+)
+def test_each_check_is_made_once_and_between_rounds(attempt, measured, in_round, kind):
+    """The directive stays the same until the operator has heard of the result."""
+    directive = Directive("wait", "not in a round yet", check=Check(attempt))
+    assert decide(directive, "me", 0, in_round=in_round, measured=measured).kind == kind
 
 
 @pytest.mark.parametrize(

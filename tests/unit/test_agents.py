@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmtrain_operator.agents import ARRIVAL_GRACE, LOOK, STANDSTILL, AgentBook
-from llmtrain_operator.contract.wire import AgentUpdate, Progress, Report
+from llmtrain_operator.contract.wire import AgentUpdate, Preflight, Progress, Report
 from llmtrain_operator.state import PodView
 
 
@@ -146,9 +146,13 @@ def test_what_is_only_progress_is_told_apart(book) -> None:
     assert book.update(says("a"))
     assert not book.update(says("a", connected=False))
     assert not book.update(says("a"))
+    measured = says("a")
+    measured = replace(measured, report=replace(measured.report, preflight=Preflight(1, matmul=1.0)))
+    assert not book.update(measured)
+    assert book.update(measured)
     book.link_changed(False)
     book.link_changed(True)
-    assert not book.update(says("a")), "the first word over a new link"
+    assert not book.update(measured), "the first word over a new link"
 
 
 def test_how_long_an_agent_has_been_there(book, clock) -> None:

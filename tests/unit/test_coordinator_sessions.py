@@ -2,9 +2,19 @@ import dataclasses
 
 import pytest
 
-from llmtrain_operator.contract.wire import Directive, Member, Progress, Publish, Report, Round, WireError
+from llmtrain_operator.contract.wire import (
+    Check,
+    Directive,
+    Member,
+    Neighbour,
+    Progress,
+    Publish,
+    Report,
+    Round,
+    WireError,
+)
 from llmtrain_operator.coordinator.auth import Identity
-from llmtrain_operator.coordinator.bundle import pack, unpack
+from llmtrain_operator.coordinator.bundle import pack, same, unpack
 from llmtrain_operator.coordinator.directives import Directives
 from llmtrain_operator.coordinator.sessions import LagMeter, Part, Session, expired, missed
 
@@ -121,3 +131,13 @@ def test_a_round_is_sent_once_however_many_members_it_has():
     assert len(pack(publish(1000))) < 150_000
     with pytest.raises(WireError):
         unpack("{}")
+
+
+def test_members_that_wait_may_be_told_different_things():
+    """Each newcomer measures its network against another one."""
+    checks = [Check(1), Check(2), Check(2, Neighbour("pod-a", "10.0.0.1", 1, "key"))]
+    publish = Publish("ns/j", {str(i): Directive("wait", "not yet", check=check) for i, check in enumerate(checks)})
+    assert unpack(pack(publish)) == publish
+    others = Publish("ns/j", {**publish.directives, "0": Directive("wait", "not yet", check=Check(2))})
+    assert same(publish, publish)
+    assert not same(publish, others)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.conditions import seconds
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Checkpoints, Directive, Failure, Progress, Report
+from llmtrain_operator.contract.wire import Check, Checkpoints, Directive, Failure, Preflight, Progress, Report
 from llmtrain_operator.plan import plan
 from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, FillDesired, JobView, Observed, PodView
 
@@ -23,11 +23,19 @@ ENDED = ("Complete", "Failed")
 class World(RuleBasedStateMachine):
     """A job, its pods and agents; `reconcile` lets the planner act on them, the other rules are what can happen."""
 
-    @initialize(low=st.integers(1, 3), span=st.integers(0, 2), restarts=st.integers(0, 3), durable=st.booleans())
-    def apply_job(self, low: int, span: int, restarts: int, durable: bool) -> None:
+    @initialize(
+        low=st.integers(1, 3),
+        span=st.integers(0, 2),
+        restarts=st.integers(0, 3),
+        durable=st.booleans(),
+        checks=st.booleans(),
+    )
+    def apply_job(self, low: int, span: int, restarts: int, durable: bool, checks: bool) -> None:
         high = min(low + span, MAX_PODS)
         self.durable = durable
         self.storage_works = True
+        self.checks = checks
+        self.slow: set[str] = set()
         self.saved: int | None = None
         self.spec = JobSpec.model_validate(
             {
@@ -35,7 +43,7 @@ class World(RuleBasedStateMachine):
                 "model": {"preset": "gpt-tiny"},
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
-                "recovery": {"maxRestarts": restarts},
+                "recovery": {"maxRestarts": restarts, "preflight": {"enabled": checks}},
                 "checkpoint": {"durable": {"storage": "file:///c"}} if durable else {},
             }
         )
@@ -124,6 +132,12 @@ class World(RuleBasedStateMachine):
         for pod in self._running():
             self._trains(pod, self.status.progress.step if self.status.progress else 0)
 
+    @precondition(lambda self: self.checks)
+    @rule(data=st.data())
+    def a_node_is_slow(self, data) -> None:
+        if pod := self._pick(data, "Running", "Pending"):
+            self.slow.add(pod.uid)
+
     @precondition(lambda self: self._running())
     @rule()
     def training_ends_well(self) -> None:
@@ -172,6 +186,7 @@ class World(RuleBasedStateMachine):
         if not hasattr(self, "spec"):
             return
         self.storage_works = True
+        self.slow.clear()
         for _ in range(60):
             self.now += 15.0
             self.nodes_work()
@@ -200,6 +215,7 @@ class World(RuleBasedStateMachine):
         assert decided.status.rounds >= self.number
         if stored and decided.status.rounds > self.status.rounds:
             assert self.spec.nodes.min <= len(stored.members) <= self.spec.nodes.maximum
+            assert not self.checks or all(self.agents[uid].report.preflight.attempt for uid in in_round)
         self._check_endings(decided, in_round)
         if not decided.status.completion_time and decided.status.start_time:
             lived = self.now - seconds(decided.status.start_time)
@@ -265,6 +281,8 @@ class World(RuleBasedStateMachine):
         if directive and directive.action == "stop":
             self._set(pod, phase="Succeeded" if report and report.state == "succeeded" else "Failed")
             self.agents.pop(pod.uid, None)
+        elif directive and directive.check and report and directive.check.attempt > report.preflight.attempt:
+            self._measure(pod, directive.check)
         elif report is None or (directive and directive.action == "wait" and report.state != "joining"):
             self._report(pod, state="joining", store_port=self._port())
         elif directive and directive.action == "save" and report.state == "running":
@@ -273,6 +291,11 @@ class World(RuleBasedStateMachine):
             self._report(pod, state="running", round=directive.round.number, store_port=0, failure=None, progress=None)
         elif not known.connected:
             self._report(pod)
+
+    def _measure(self, pod: PodView, check: Check) -> None:
+        assert check.neighbour is None or check.neighbour.pod != pod.name
+        speed = 0.1 if pod.uid in self.slow else 1.0
+        self._report(pod, preflight=Preflight(check.attempt, matmul=speed, memory=speed, port=1))
 
     def _save(self, pod: PodView) -> None:
         """Leave if the state could be saved, which takes all members, else say why not and train on."""
@@ -293,6 +316,7 @@ class World(RuleBasedStateMachine):
     def _report(self, pod: PodView, **changes) -> None:
         known = self.agents.get(pod.uid)
         blank = Report("d/j", pod.name, pod.uid, pod.index, pod.incarnation, "10.0.0.1", "joining")
+        blank = dataclasses.replace(blank, preflight=Preflight(port=1) if self.checks else None)
         report = dataclasses.replace(known.report if known else blank, **changes)
         self.agents[pod.uid] = AgentView(pod.uid, True, 0.0, "", report)
 

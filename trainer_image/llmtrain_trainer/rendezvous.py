@@ -28,10 +28,11 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure, Round
+from llmtrain_operator.contract.wire import Check, Failure, Round
 from llmtrain_trainer.agent.environment import Environment
 from llmtrain_trainer.agent.failures import describe
 from llmtrain_trainer.agent.membership import Membership
+from llmtrain_trainer.agent.preflight import NodeCheck, open_preflight
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,10 @@ STORE_TIMEOUT: Final = timedelta(minutes=5)
 
 
 class OperatorRendezvous(RendezvousHandler):
-    """A handler that waits for the operator's next round."""
+    """A handler that waits for the operator's next round, and has the node measured meanwhile if it is told to."""
 
-    def __init__(self, membership: Membership) -> None:
-        self._membership = membership
+    def __init__(self, membership: Membership, node: NodeCheck | None = None) -> None:
+        self._membership, self._node = membership, node
         self._store: TCPStore | None = None
         self._spare: TCPStore | None = None
 
@@ -107,7 +108,18 @@ class OperatorRendezvous(RendezvousHandler):
                 raise RendezvousGracefulExitError(order.reason)
             if order.kind == "enter" and order.round:
                 return order.round
-            self._membership.wait(1.0)
+            if order.kind == "measure" and order.check and self._node:
+                self._measure(self._node, order.check)
+            else:
+                self._membership.wait(1.0)
+
+    def _measure(self, node: NodeCheck, check: Check) -> None:
+        def called_away() -> bool:
+            self._membership.wait(0.05)
+            return self._membership.order().kind in ("stop", "enter")
+
+        if found := node.run(check, called_away):
+            self._membership.measured(found)
 
     def _enter(self, entered: Round) -> RendezvousInfo:
         """Raises `DistError` if the round's store is not there."""
@@ -150,9 +162,13 @@ def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     Raises `EnvironmentIncomplete` elsewhere. To be told to stop is to get SIGTERM, as from the kubelet.
     """
     del parameters
-    membership = Membership(Environment.read(os.environ), on_stop=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    environment = Environment.read(os.environ)
+    node = open_preflight(environment)
+    membership = Membership(
+        environment, on_stop=lambda: os.kill(os.getpid(), signal.SIGTERM), preflight=node.offer if node else None
+    )
     membership.start()
-    return OperatorRendezvous(membership)
+    return OperatorRendezvous(membership, node)
 
 
 def _serve_store(port: int) -> TCPStore:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmtrain_operator.contract import names
+from llmtrain_trainer.orphans import die_with
 
 _LAZY: Final = (
     "deepspeed",
@@ -40,8 +41,6 @@ _LAZY: Final = (
     "xxhash",
 )
 """What training imports only once it runs, by itself or in its libraries."""
-
-_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     number, parent, module = int(arguments[0]), int(arguments[1]), arguments[2]
     link = socket.socket(fileno=number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, which tells the workers
-    _die_with(parent)
+    die_with(parent)
     _call_itself("llmtrain-zygote")
     began = time.monotonic()
     preload(module)
@@ -149,7 +148,7 @@ class _Forks:
             zygote, pid = os.getpid(), os.fork()
             if pid == 0:
                 os.setpgid(0, 0)
-                _die_with(zygote)
+                die_with(zygote)
                 for pidfd in self._workers:
                     os.close(pidfd)
                 self._link.close()
@@ -180,12 +179,6 @@ def unfit() -> str:
         return f"{threads} threads run in it"
     cuda = sys.modules.get("torch.cuda")
     return "CUDA is initialized in it" if cuda and cuda.is_initialized() else ""
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:  # it was gone before it could be asked for
-        os._exit(1)
 
 
 def _call_itself(*command: str) -> None:

@@ -286,6 +286,18 @@ class Objectives(Record):
     """Committed steps that may be lost, such as 0."""
 
 
+class Preflight(Record):
+    """A quick check of each new member's node (matmul, memory bandwidth, network, disk) before it may join: a node that
+    is slower than its peers' is rejected."""
+
+    enabled: bool = False
+    """Whether nodes are checked. Default false."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """A node is rejected if a figure is below this share of its peers' median, twice in a row. Default 0.5."""
+    seconds: Annotated[int, Field(ge=5, le=300)] = 10
+    """Most time that the measurements may take. Default 10."""
+
+
 class Recovery(Record):
     """What is done about failures."""
 
@@ -293,6 +305,8 @@ class Recovery(Record):
     """Restarts after failing workers until the job fails; lost nodes and pods do not count. Default 10."""
     objectives: Objectives | None = None
     """What recovery should achieve."""
+    preflight: Preflight = Preflight()
+    """Whether a new member's node is checked before it may join."""
 
 
 class JobSpec(Record):

@@ -23,7 +23,7 @@ class Condition(StatusRecord):
 
     type: Annotated[str, Field(max_length=316)]
     """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Durable,
-    Protected, Degraded, ObjectivesMet."""
+    Protected, Degraded, ObjectivesMet, PreflightPassed."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]
@@ -243,6 +243,19 @@ class IncidentStatus(StatusRecord):
     """How it ended; empty: it is not over. Only what recovered is judged by the objectives, and what failed."""
 
 
+class RejectionStatus(StatusRecord):
+    """A member that is not in a round because recovery.preflight rejected its pods."""
+
+    index: int
+    """Number of the member."""
+    count: int
+    """How many of its pods in a row."""
+    message: str
+    """The newest one, its node, and the figures."""
+    until: Time | None = None
+    """Back-off: no pod is created for it before."""
+
+
 class JobStatus(StatusRecord):
     """What the operator observed and decided."""
 
@@ -287,6 +300,8 @@ class JobStatus(StatusRecord):
     """Times that pods ended before they were in a round, since the last round."""
     ended_pods: tuple[str, ...] = ()
     """UIDs of pods that are still there although their loss was judged already."""
+    rejections: tuple[RejectionStatus, ...] = ()
+    """Members whose pods recovery.preflight rejected, until one of them joins."""
     create_after: Time | None = None
     """Back-off: no pod is created before."""
     last_failure: FailureStatus | None = None

@@ -158,6 +158,47 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Preflight:
+    """What an agent has found out about its node: the better, the higher a figure; None: not measured.
+
+    `attempt`: the check that this is from, 0: none yet. `matmul` in TFLOP/s and `memory` in GB/s, each of the slowest
+    device; `network` in MB/s of an all-reduce with `neighbour`, 0 if there was none to be had; `disk` in MB/s. `error`:
+    why there are no figures. `port` and `key`: where and how others measure their network against this agent.
+    """
+
+    attempt: int = 0
+    device: str = ""
+    matmul: float | None = None
+    memory: float | None = None
+    network: float | None = None
+    disk: float | None = None
+    neighbour: str = ""
+    seconds: float = 0.0
+    error: str = ""
+    port: int = 0
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An agent to measure the network against: `port` and `key` are from its `Preflight`."""
+
+    pod: str
+    host: str
+    port: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What an agent is to measure of its node before it may join. `attempt` counts from 1. `neighbour`: None if there
+    is none to measure the network against."""
+
+    attempt: int
+    neighbour: Neighbour | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """An agent's whole state, sent on every change and at least once per heartbeat interval.
 
@@ -166,6 +207,7 @@ class Report:
     used yet, 0 if there is none: a joining agent always has one, a running one may. `flash_port`: see `Member`.
     `progress` is of that round: the workers' last word stays until a later round runs.
     `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
+    `preflight`: None if this agent measures nothing.
     """
 
     job: str
@@ -180,6 +222,7 @@ class Report:
     progress: Progress | None = None
     failure: Failure | None = None
     flash_port: int = 0
+    preflight: Preflight | None = None
     version: int = WIRE_VERSION
 
 
@@ -191,13 +234,15 @@ class Directive:
     round, but let the workers end by themselves at a step boundary, once their state is in durable storage. `stop`: end
     the workers with grace, then exit. Without any directive (the coordinator has just started, say) an agent goes on.
     `persist`, with `stop`: the UID of the pod that is to bring what is in the members' memory to durable storage before
-    it exits; the others hand out theirs until then. Empty: there is nothing that is not there already.
+    it exits; the others hand out theirs until then. Empty: there is nothing that is not there already. `check`, with
+    `wait`: what is to be measured meanwhile, once.
     """
 
     action: Action
     reason: str
     round: Round | None = None
     persist: str = ""
+    check: Check | None = None
     version: int = WIRE_VERSION
 
 

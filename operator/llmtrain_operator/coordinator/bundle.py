@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 
 from llmtrain_operator.contract import wire
-from llmtrain_operator.contract.wire import Directive, Publish
+from llmtrain_operator.contract.wire import Check, Directive, Publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ class Bundle:
     groups: tuple[Group, ...]
 
 
-Key = tuple[str, str, int | None, str]
+Key = tuple[str, str, int | None, str, Check | None]
 
 
 def key_of(directive: Directive) -> Key:
     """Directives of one job with equal keys are equal: a round's number is never given to another round."""
     number = directive.round.number if directive.round else None
-    return directive.action, directive.reason, number, directive.persist
+    return directive.action, directive.reason, number, directive.persist, directive.check
 
 
 def same(old: Publish, new: Publish) -> bool:

@@ -21,4 +21,4 @@ def direct(run: Draft) -> None:
                 else Directive("run", f"round {current.number}", current)
             )
         else:
-            run.directives[pod.uid] = Directive("wait", "not in a round yet")
+            run.directives[pod.uid] = Directive("wait", "not in a round yet", check=run.checks.get(pod.uid))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from llmtrain_operator import membership, podset, progress
 from llmtrain_operator.api import EndingStatus, JobSpec, JobStatus, RoundStatus
 from llmtrain_operator.conditions import ConditionType, put, seconds
-from llmtrain_operator.contract.wire import Directive, Member, Round
+from llmtrain_operator.contract.wire import Check, Directive, Member, Round
 from llmtrain_operator.state import Action, Event, JobView, Observed, Plan, PodView
 
 
@@ -26,6 +26,10 @@ class Draft:
     directives: dict[str, Directive] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     look_again: float | None = None
+    unproven: dict[str, str] = field(default_factory=dict)
+    """Why these pods, by UID, may not be in a round yet although their agents are ready: see `preflight`."""
+    checks: dict[str, Check] = field(default_factory=dict)
+    """What their agents are to measure."""
 
     def set(self, **values: Any) -> None:
         self.status = self.status.model_copy(update=values)

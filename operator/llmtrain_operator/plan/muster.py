@@ -40,7 +40,7 @@ def muster(run: Draft) -> Muster:
         ready,
         {index: _missing(run, index, pod) for index, pod in absent.items()},
         hopeless=bool(absent) and all(podset.hopeless(pod) for pod in absent.values()),
-        returning=sum(membership.returning(pod, _agent(run, pod)) for pod in absent.values()),
+        returning=sum(_returning(run, pod) for pod in absent.values()),
         settled_for=min((agents[member.uid].connected_for for member in ready), default=0.0),
     )
 
@@ -51,7 +51,13 @@ def ready_of(run: Draft, pods: Sequence[PodView]) -> tuple[Member, ...]:
     last = run.status.last_failure
     peer_lost = run.status.state == "Recovering" and last is not None and last.reason == names.REASON_PEER_LOST
     left_only = run.status.round is None and peer_lost
-    return membership.candidates(pods, run.observed.agents, run.status.rounds, left_only=left_only)
+    proven = [pod for pod in pods if pod.uid not in run.unproven]
+    return membership.candidates(proven, run.observed.agents, run.status.rounds, left_only=left_only)
+
+
+def _returning(run: Draft, pod: PodView | None) -> bool:
+    is_measured = pod is not None and pod.uid in run.unproven
+    return not is_measured and membership.returning(pod, _agent(run, pod))
 
 
 def _agent(run: Draft, pod: PodView | None) -> AgentView | None:
@@ -65,6 +71,10 @@ def _missing(run: Draft, index: int, pod: PodView | None) -> str:
     agent = _agent(run, pod)
     if agent and agent.silent_for > membership.SILENCE_LIMIT:
         return f"its agent is silent ({agent.detail})"
+    if pod and pod.uid in run.unproven:
+        return run.unproven[pod.uid]
+    if pod is None and (rejected := next((r for r in run.status.rejections if r.index == index), None)):
+        return f"pre-flight: rejected {rejected.count} times, last {rejected.message}"
     return run.observed.refused.get(index) or podset.waiting_on(pod)
 
 

@@ -173,7 +173,7 @@ def _place(run: Draft, member: Member) -> buddies.Place:
 
 
 def _begin(run: Draft, chosen: tuple[Member, ...], reason: str) -> None:
-    number = run.status.rounds + 1
+    number, joined = run.status.rounds + 1, {member.index for member in chosen}
     members = tuple(
         MemberStatus(
             index=m.index,
@@ -200,6 +200,7 @@ def _begin(run: Draft, chosen: tuple[Member, ...], reason: str) -> None:
         waiting_since=None,
         not_before=None,
         pod_failures=0,
+        rejections=tuple(known for known in run.status.rejections if known.index not in joined),
     )
     run.set(incidents=incidents.round_formed(run.status.incidents, run.now))
     run.tell("RoundStarted", f"round {number} with {len(members)} members: {reason}")

@@ -15,6 +15,7 @@ from llmtrain_operator.plan.ends import dismiss, finish, suspend
 from llmtrain_operator.plan.flash import keepers, note_flash
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
+from llmtrain_operator.plan.preflight import inspect, resting
 from llmtrain_operator.plan.resize import decide, drained, left, over
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
 from llmtrain_operator.state import ApplyChildren, FillDesired
@@ -53,6 +54,7 @@ def train(run: Draft) -> None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
     _take_in(run)
     _early_ends(run)
+    inspect(run)
     if run.round and not run.status.completion_time:
         _follow(run)
     if run.status.completion_time:
@@ -111,7 +113,7 @@ def _arrange(run: Draft) -> None:
     in_round = {member.uid for member in stored.members} if stored else set(keepers(run))
     done = {member.index for member in stored.members if member.succeeded} if stored else set()
     none_now = held_back(run) or run.observed.obstacle is not None
-    refused = set(run.indexes) if none_now else done | run.observed.refused.keys()
+    refused = set(run.indexes) if none_now else done | run.observed.refused.keys() | resting(run)
     unheard = membership.unheard(run.observed.agents)
     pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, unheard)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
@@ -130,7 +132,7 @@ def _early_ends(run: Draft) -> None:
     count = run.status.pod_failures + 1
     pod = early[0]
     text = f"{pod.name} ended before it could join: {pod.reason}: {pod.message or 'no message'}"
-    pause = 0.0 if count == 1 else min(failure.BACKOFF_LIMIT, failure.BACKOFF_FIRST * 2.0 ** (count - 1))
+    pause = failure.pause(count)
     run.set(
         pod_failures=count,
         create_after=timestamp(run.now + pause) if pause else None,

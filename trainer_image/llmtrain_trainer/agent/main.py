@@ -19,6 +19,7 @@ from llmtrain_trainer.agent.flash import AgentFlash, open_flash
 from llmtrain_trainer.agent.lastgasp import last_gasp
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
+from llmtrain_trainer.agent.preflight import open_preflight
 from llmtrain_trainer.agent.progress import ProgressSocket
 from llmtrain_trainer.agent.sampling import Watches
 from llmtrain_trainer.agent.zygote import Zygote
@@ -33,7 +34,10 @@ def run(environment: Environment, zygote: Zygote | None) -> int:
     """Be the agent; returns the exit code. `zygote`: what the workers are forked from, if anything."""
     with tempfile.TemporaryDirectory(prefix="llmtrain-") as folder:
         flash = open_flash(environment, Path(folder) / "flash")
-        membership = Membership(environment, flash_port=flash.port if flash else 0)
+        node = open_preflight(environment)
+        membership = Membership(
+            environment, flash_port=flash.port if flash else 0, preflight=node.offer if node else None
+        )
         socket = Path(folder) / "progress"
         watches = Watches()
 
@@ -45,7 +49,8 @@ def run(environment: Environment, zygote: Zygote | None) -> int:
         os.environ[names.ENV_PROGRESS_SOCKET] = str(socket)  # workers inherit it
         _obey_signals(membership)
         membership.start()
-        _agent(environment, membership, progress, flash, watches, zygote, Path(folder)).run()
+        rendezvous = OperatorRendezvous(membership, node)
+        _agent(environment, membership, rendezvous, progress, flash, watches, zygote, Path(folder)).run()
         last_gasp(environment, membership.directive, membership.round)
         membership.end()
         membership.close()
@@ -55,6 +60,7 @@ def run(environment: Environment, zygote: Zygote | None) -> int:
 def _agent(
     environment: Environment,
     membership: Membership,
+    rendezvous: OperatorRendezvous,
     progress: ProgressSocket,
     flash: AgentFlash | None,
     watches: Watches,
@@ -67,7 +73,7 @@ def _agent(
         local_world_size=environment.procs,
         entrypoint=command[0],
         args=command[1:],
-        rdzv_handler=OperatorRendezvous(membership),
+        rdzv_handler=rendezvous,
         max_restarts=int(environment.spec.get("recovery", {}).get("maxRestarts", 0)),
     )
     log.info("%s, member %s of %s: %s", environment.pod, environment.index, environment.job, " ".join(command))

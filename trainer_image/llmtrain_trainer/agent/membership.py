@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from llmtrain_operator.contract.wire import Directive, Failure, Progress, Report, Round
+from llmtrain_operator.contract.wire import Directive, Failure, Preflight, Progress, Report, Round
 from llmtrain_trainer.agent.connection import Connection
 from llmtrain_trainer.agent.environment import Environment
 from llmtrain_trainer.agent.orders import Order, decide, newest
@@ -26,7 +26,11 @@ class Membership:
     """
 
     def __init__(
-        self, environment: Environment, on_stop: Callable[[], None] = lambda: None, flash_port: int = 0
+        self,
+        environment: Environment,
+        on_stop: Callable[[], None] = lambda: None,
+        flash_port: int = 0,
+        preflight: Preflight | None = None,
     ) -> None:
         self.environment = environment
         self._lock = threading.Lock()
@@ -39,6 +43,7 @@ class Membership:
             host=environment.host,
             state="joining",
             flash_port=flash_port,
+            preflight=preflight,
         )
         self.round: Round | None = None
         self._directive: Directive | None = None
@@ -106,7 +111,8 @@ class Membership:
             return Order("stop", self._stop_reason)
         report = self._report
         in_round = report.state in ("running", "succeeded")
-        return decide(self._directive, report.uid, report.round, in_round=in_round)
+        measured = report.preflight.attempt if report.preflight else None
+        return decide(self._directive, report.uid, report.round, in_round=in_round, measured=measured)
 
     def wait(self, timeout: float) -> None:
         """Until something new was told, at most `timeout` seconds."""
@@ -120,6 +126,10 @@ class Membership:
     def join(self, store_port: int) -> None:
         """Ready for a newer round; a fresh store listens on `store_port`."""
         self._say(state="joining", store_port=store_port)
+
+    def measured(self, found: Preflight) -> None:
+        """This is what the node can do."""
+        self._say(preflight=found)
 
     def enter(self, entered: Round, spare_port: int) -> None:
         """In the round from now on. `spare_port` is where the store for a later one listens."""

@@ -5,26 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llmtrain_operator.contract.wire import Directive, Progress, Round
+from llmtrain_operator.contract.wire import Check, Directive, Progress, Round
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """`stay` as you are, `enter` the round, `leave` the one you are in at once, `save` and let the workers leave it by
-    themselves, `stop` with grace; and why."""
+    themselves, `stop` with grace, `measure` your node; and why."""
 
-    kind: Literal["stay", "enter", "leave", "save", "stop"]
+    kind: Literal["stay", "enter", "leave", "save", "stop", "measure"]
     reason: str
     round: Round | None = None
+    check: Check | None = None
 
 
-def decide(directive: Directive | None, uid: str, current: int, *, in_round: bool) -> Order:
-    """What the pod `uid` does, whose workers are in round `current` (`in_round`) or were in it last (0: in none)."""
+def decide(
+    directive: Directive | None, uid: str, current: int, *, in_round: bool, measured: int | None = None
+) -> Order:
+    """What the pod `uid` does, whose workers are in round `current` (`in_round`) or were in it last (0: in none).
+
+    `measured`: the check of its node that it made last (0: none yet); None: it makes none.
+    """
     if directive is None:
         return Order("stay", "no directive yet")
     if directive.action == "stop":
         return Order("stop", directive.reason)
     if directive.action == "wait":
+        if not in_round and directive.check and measured is not None and directive.check.attempt > measured:
+            return Order("measure", directive.reason, check=directive.check)
         return Order("leave" if in_round else "stay", directive.reason)
     if directive.action == "save":
         return Order("save" if in_round else "stay", directive.reason)
