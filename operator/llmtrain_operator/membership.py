@@ -189,10 +189,10 @@ def form(
 ) -> Formation:
     """The members of the next round, or why not yet.
 
-    `missing`: for each wanted index without a ready member, what it is doing. `waited`: seconds that they have been
+    `ready`: those to be preferred first. `missing`: for each wanted index without a ready member, what it is doing. `waited`: seconds that they have been
     waited for, of `patience` at most.
     """
-    chosen = tuple(ready)[:wanted]
+    chosen = tuple(sorted(ready[:wanted], key=lambda member: member.index))
     if len(chosen) == wanted:
         return Formation(chosen, f"all {wanted} members are ready")
     absent = together(missing)

@@ -28,7 +28,7 @@ class PodSet:
 def slots(
     pods: Sequence[PodView], wanted: int, keep: Collection[int] = (), unheard: Collection[str] = ()
 ) -> tuple[int, ...]:
-    """The indexes of the `wanted` members: those to `keep` (the round's) first, then those whose pods have a place,
+    """The indexes of the `wanted` pods: those to `keep` (the round's) first, then those whose pods have a place,
     then others; always the lowest. So a job that is made smaller because a node is gone loses no member that works.
     """
     placed = {pod.index for pod in pods if _usable(pod) and pod.scheduled and pod.uid not in unheard}
@@ -84,7 +84,7 @@ def _superfluous(pod: PodView, live: Mapping[int, PodView], indexes: Collection[
     if pod.phase in ENDED_PHASES:
         return f"it ended ({pod.reason or pod.phase}) and is being replaced"
     if pod.index not in indexes:
-        return f"the job wants {len(indexes)} members"
+        return f"the job wants {len(indexes)} pods"
     successor = live.get(pod.index)
     if successor is None:
         return "its agent has been silent for too long; a new pod takes its place"

@@ -23,15 +23,21 @@ ENDED = ("Complete", "Failed")
 class World(RuleBasedStateMachine):
     """A job, its pods and agents; `reconcile` lets the planner act on them, the other rules are what can happen."""
 
-    @initialize(low=st.integers(1, 3), span=st.integers(0, 2), restarts=st.integers(0, 3), durable=st.booleans())
-    def apply_job(self, low: int, span: int, restarts: int, durable: bool) -> None:
+    @initialize(
+        low=st.integers(1, 3),
+        span=st.integers(0, 2),
+        spares=st.integers(0, 2),
+        restarts=st.integers(0, 3),
+        durable=st.booleans(),
+    )
+    def apply_job(self, low: int, span: int, spares: int, restarts: int, durable: bool) -> None:
         high = min(low + span, MAX_PODS)
         self.durable = durable
         self.storage_works = True
         self.saved: int | None = None
         self.spec = JobSpec.model_validate(
             {
-                "nodes": {"min": low, "max": high},
+                "nodes": {"min": low, "max": high, "spares": spares},
                 "model": {"preset": "gpt-tiny"},
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
@@ -165,7 +171,7 @@ class World(RuleBasedStateMachine):
         members = self.status.round.members if self.status.round else ()
         assert len({member.index for member in members}) == len(members)
         live = [p for p in self.pods.values() if not p.deleting and p.phase in ("Pending", "Running")]
-        assert len({pod.index for pod in live}) <= MAX_PODS
+        assert len({pod.index for pod in live}) <= MAX_PODS + self.spec.nodes.spares
 
     def teardown(self) -> None:
         """From wherever chance led, a kind world and repeated passes end in quiet: nothing more to do."""
@@ -186,6 +192,7 @@ class World(RuleBasedStateMachine):
         resting = "Suspended" if self.spec.suspend and not self.status.round else "Running"
         assert self.status.state in {resting, *ENDED}
         if self.durable and self.status.state == "Running":
+            assert self.status.spares == (self.spec.nodes.spares or None), "and its spares"
             assert self.status.nodes == f"{self.status.target_nodes}/{self.status.target_nodes}", "it has its size"
             assert self.status.round
             assert not self.status.round.ending

@@ -263,8 +263,10 @@ class JobStatus(StatusRecord):
     """Newest incarnation by member index."""
     nodes: str = ""
     """Members in the round / members wanted, such as 2/3."""
+    spares: int | None = None
+    """Spares that are ready to take a member's place; absent if none are asked for."""
     replicas: int = 0
-    """Member pods that have not ended (for the scale subresource)."""
+    """Member pods that have not ended, spares not counted (for the scale subresource)."""
     selector: str = ""
     """Label selector of the member pods (for the scale subresource)."""
     target_nodes: int | None = None

@@ -40,6 +40,8 @@ def _judged(run: Draft) -> tuple[bool, str, str]:
         return False, run.observed.obstacle.reason, run.observed.obstacle.message
     pods = _present(run)
     placed = sum(pod.scheduled for pod in pods)
+    if placed >= run.wanted:  # whoever has one may be a member, the others are spares
+        return True, "AllPlaced", f"all {run.wanted} members have a node{_spares_placed(run, placed)}"
     count = f"{placed} of {run.wanted} members have a node"
     if run.observed.refused:
         return False, REFUSED, f"{count}; the API server refuses pods: {_once(run.observed.refused.values())}"
@@ -47,9 +49,12 @@ def _judged(run: Draft) -> tuple[bool, str, str]:
     if held := [text for text in waiting if scheduling.KUEUE_GATE in text]:
         wanted = run.spec.scheduling
         return False, "Queued", f"{count}; queue {wanted.queue if wanted else ''} admits the others ({_once(held)})"
-    if placed >= run.wanted:
-        return True, "AllPlaced", f"all {run.wanted} members have a node"
     return False, "Unschedulable" if any(waiting) else "WaitingForScheduler", f"{count}{_because(run, waiting)}"
+
+
+def _spares_placed(run: Draft, placed: int) -> str:
+    spares = run.spec.nodes.spares
+    return f", and {min(spares, placed - run.wanted)} of {spares} spares" if spares else ""
 
 
 def _present(run: Draft) -> list[PodView]:

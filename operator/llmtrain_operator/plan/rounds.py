@@ -71,6 +71,7 @@ def _end(run: Draft, state: State, goes_on_at: int | None) -> None:
         best_step=max(run.status.best_step, run.step),
         progress=progress.between_rounds(run.status, goes_on_at, run.now),
         waiting_since=timestamp(run.now),
+        pod_failures=0,
     )
 
 
@@ -136,14 +137,19 @@ def await_round(run: Draft) -> None:
 
 
 def _formation(run: Draft, there: Muster) -> membership.Formation:
-    waited = _waited(run)
+    ready, waited = there.ready, _waited(run)
     if (run.resumable or restorable(run) is not None) and run.status.state in ("Recovering", "Resizing"):
+        left = membership.REJOIN_PATIENCE - waited
+        if there.reserved and left > 0:
+            # They have their state at hand, and a spare would have to fetch it.
+            ready = ready[: run.wanted - there.reserved]
+            run.wake_in(left)
         # Whoever comes later is added then.
         waited = min(waited, there.settled_for)
         patience = membership.REJOIN_PATIENCE if there.returning else 0.0
     else:
         patience = membership.HOPELESS_PATIENCE if there.hopeless else membership.PATIENCE
-    return membership.form(there.ready, run.wanted, run.spec.nodes.min, there.missing, waited, patience)
+    return membership.form(ready, run.wanted, run.spec.nodes.min, there.missing, waited, patience)
 
 
 def _waited(run: Draft) -> float:

@@ -17,7 +17,7 @@ from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.resize import decide, drained, left, over
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
-from llmtrain_operator.state import ApplyChildren, FillDesired
+from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 
 def go_on(run: Draft) -> None:
@@ -120,7 +120,8 @@ def _arrange(run: Draft) -> None:
 
 
 def _early_ends(run: Draft) -> None:
-    """Take note of pods that ended without ever being in a round; a job that has none may fail over them."""
+    """Take note of pods that ended without ever being in a round; a job that has none may fail over them. A spare's end
+    only delays the next one: what happened to the members stays on record as the last failure."""
     in_round = {member.uid for member in run.status.round.members} if run.status.round else set()
     ended = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
     early = [pod for pod in ended if pod.uid not in in_round and pod.uid not in run.status.ended_pods]
@@ -131,18 +132,20 @@ def _early_ends(run: Draft) -> None:
     pod = early[0]
     text = f"{pod.name} ended before it could join: {pod.reason}: {pod.message or 'no message'}"
     pause = 0.0 if count == 1 else min(failure.BACKOFF_LIMIT, failure.BACKOFF_FIRST * 2.0 ** (count - 1))
-    run.set(
-        pod_failures=count,
-        create_after=timestamp(run.now + pause) if pause else None,
-        last_failure=FailureStatus(
-            reason=pod.reason or "PodFailed",
-            message=pod.message,
-            member=pod.index,
-            exit_code=pod.exit_code,
-            time=timestamp(run.now),
-        ),
-    )
+    run.set(pod_failures=count, create_after=timestamp(run.now + pause) if pause else None)
+    if not run.whole:
+        run.set(last_failure=_end_of(pod, run.now))
     if count > run.spec.recovery.max_restarts and pod.reason in podset.OWN_ENDS and not in_round:
         finish(run, "Failed", "PodsFailing", f"{count} times in a row a pod ended too soon; last: {text}")
     else:
         run.tell("PodFailed", text, warning=True)
+
+
+def _end_of(pod: PodView, now: float) -> FailureStatus:
+    return FailureStatus(
+        reason=pod.reason or "PodFailed",
+        message=pod.message,
+        member=pod.index,
+        exit_code=pod.exit_code,
+        time=timestamp(now),
+    )
