@@ -189,8 +189,8 @@ def form(
 ) -> Formation:
     """The members of the next round, or why not yet.
 
-    `ready`: those to be preferred first. `missing`: for each wanted index without a ready member, what it is doing. `waited`: seconds that they have been
-    waited for, of `patience` at most.
+    `ready`: those to be preferred first. `missing`: for each wanted index without a ready member, what it is doing.
+    `waited`: seconds that they have been waited for, of `patience` at most.
     """
     chosen = tuple(sorted(ready[:wanted], key=lambda member: member.index))
     if len(chosen) == wanted:

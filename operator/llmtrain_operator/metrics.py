@@ -54,6 +54,7 @@ _SERIES: Final = (
         lambda s: len(s.round.members) if s.round else 0,
     ),
     _Series(GaugeMetricFamily, "members_wanted", "Members that the job should have.", lambda s: s.target_nodes),
+    _Series(GaugeMetricFamily, "spares", "Spares that are ready to take a member's place.", lambda s: s.spares),
     _Series(
         GaugeMetricFamily,
         "goodput_ratio",

@@ -160,7 +160,7 @@ def test_a_drained_member_is_replaced_by_a_spare(job: Job) -> None:
     ],
 )
 def test_a_member_whose_worker_was_killed_keeps_its_place(job: Job, agents, after, members) -> None:
-    """It has its state at hand and is back within moments; a spare would have to fetch it. It is not waited for long."""
+    """It has its state at hand and is back within moments; a spare would have to fetch it. Its time is short."""
     job.look(training(0), STARTING, training(2), spare(), pods=four())
     assert (job.members, job.decided.look_again) == ([], pytest.approx(REJOIN_PATIENCE))
     job.look(gone(0), *agents, gone(2), spare(), pods=four(), after=after)

@@ -1,8 +1,8 @@
 """What the operator would do about a job next: its planner, run on what can be seen from outside. Pure.
 
 Members tell the coordinator what they are doing, and nobody else. So those of the current round are taken to be doing
-what the status says, and of the others nothing is known but their pods; the operator may know better. `now` is in
-seconds since 1970.
+what the status says, as many others that run as it calls spares to be ready, and of the rest nothing is known but their
+pods; the operator may know better. `now` is in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -96,7 +96,13 @@ def _members(status: JobStatus) -> Sequence[MemberStatus]:
 
 def _agents(present: Scene, as_seen: Any) -> dict[str, AgentView]:
     there = {pod.uid for pod in present.pods}
-    return {member.uid: as_seen(present, member) for member in _members(present.status) if member.uid in there}
+    members = {member.uid for member in _members(present.status)}
+    others = [pod for pod in present.pods if pod.uid not in members and pod.phase == "Running" and not pod.deleting]
+    spares = others[: present.status.spares or 0]
+    return {member.uid: as_seen(present, member) for member in _members(present.status) if member.uid in there} | {
+        pod.uid: _joining(AgentView(pod.uid, connected=True, silent_for=0.0, detail="", report=_spare(present, pod)))
+        for pod in spares
+    }
 
 
 def _running(present: Scene, member: MemberStatus) -> AgentView:
@@ -114,6 +120,11 @@ def _running(present: Scene, member: MemberStatus) -> AgentView:
         progress=_progress(present.status, current.number) if member is current.members[0] else None,
     )
     return AgentView(member.uid, connected=True, silent_for=0.0, detail="", report=report)
+
+
+def _spare(present: Scene, pod: PodView) -> Report:
+    key = JobView.of(present.job).key
+    return Report(key, pod.name, pod.uid, pod.index, pod.incarnation, host=pod.ip, state="joining")
 
 
 def _joining(agent: AgentView) -> AgentView:

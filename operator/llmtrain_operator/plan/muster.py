@@ -18,7 +18,6 @@ from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import keepers
 from llmtrain_operator.state import AgentView, PodView
 
-
 _NEW: Final = 2
 """Standing of a pod that was not in the last round and has nothing in memory."""
 
