@@ -73,6 +73,7 @@ _SERIES: Final = (
         "How long training stands still for a snapshot.",
         lambda s: s.flash.stall_seconds if s.flash else None,
     ),
+    _Series(GaugeMetricFamily, "avoided_nodes", "Nodes that new pods are kept off.", lambda s: len(s.avoided_nodes)),
     _Series(CounterMetricFamily, "restarts", "Rounds that were lost.", lambda s: s.restarts),
 )
 

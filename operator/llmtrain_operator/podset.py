@@ -14,6 +14,9 @@ ENDED_PHASES = ("Failed", "Succeeded")
 OWN_ENDS = frozenset({"Error", "StartError", "ContainerCannotRun", "OOMKilled"})
 """How a pod ends through its own doing rather than its node's."""
 
+TAKEN_AWAY = frozenset({"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "Terminated", "NodeShutdown"})
+"""How a pod ends because its node, or its place there, is wanted for something else."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodSet:

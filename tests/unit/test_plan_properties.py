@@ -67,7 +67,7 @@ class World(RuleBasedStateMachine):
             if pod.deleting:
                 self._vanish(pod)
             elif pod.phase == "Pending":
-                self._set(pod, phase="Running", scheduled=True, node="n1", ip="10.0.0.1")
+                self._set(pod, phase="Running", scheduled=True, node=f"n{pod.index}", ip="10.0.0.1")
 
     @rule()
     def agents_obey(self) -> None:
@@ -237,9 +237,9 @@ class World(RuleBasedStateMachine):
         self.status, self.directives, self.number = decided.status, dict(decided.directives), decided.status.rounds
         for action in decided.actions:
             match action:
-                case CreatePod(index, incarnation):
+                case CreatePod(index, incarnation, avoid):
                     assert all((p.index, p.incarnation) != (index, incarnation) for p in self.pods.values())
-                    self._create(index, incarnation)
+                    self._create(index, incarnation, avoid)
                 case DeletePod(_, uid, _):
                     self._set(self.pods[uid], deleting=True)
                 case FillDesired(value):
@@ -257,12 +257,12 @@ class World(RuleBasedStateMachine):
             self.spec = changed
             self.job = dataclasses.replace(self.job, generation=self.job.generation + 1)
 
-    def _create(self, index: int, incarnation: int) -> None:
+    def _create(self, index: int, incarnation: int, avoid: tuple[str, ...]) -> None:
         uid = f"{index}-{incarnation}"
         self.pods[uid] = PodView(
             name=f"j-{index}-{incarnation}", namespace="d", uid=uid, job="j", index=index, incarnation=incarnation,
             phase="Pending", ready=False, node="", deleting=False, ip="", reason="", message="", exit_code=None,
-            created="", scheduled=False, unschedulable_message="", owner="job-uid",
+            created="", scheduled=False, unschedulable_message="", owner="job-uid", avoids=avoid,
         )  # fmt: skip
 
     def _obey(self, pod: PodView) -> None:

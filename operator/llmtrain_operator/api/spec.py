@@ -300,6 +300,8 @@ class Recovery(Record):
 
     max_restarts: Annotated[int, Field(ge=0, le=100_000)] = 10
     """Restarts after failing workers until the job fails; lost nodes and pods do not count. Default 10."""
+    avoid_nodes: bool = True
+    """Keep new pods off nodes that fail the job again and again, for an hour and more. Default true."""
     objectives: Objectives | None = None
     """What recovery should achieve."""
 

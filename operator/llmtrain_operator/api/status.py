@@ -47,6 +47,8 @@ class MemberStatus(StatusRecord):
     """Name of its pod."""
     uid: str
     """UID of its pod."""
+    node: str = ""
+    """Node that its pod is on."""
     host: str
     """Address that the other members reach it at."""
     store_port: int
@@ -243,6 +245,30 @@ class IncidentStatus(StatusRecord):
     """How it ended; empty: it is not over. Only what recovered is judged by the objectives, and what failed."""
 
 
+class NodeFailureStatus(StatusRecord):
+    """Something that speaks against a node."""
+
+    node: str
+    """Its name."""
+    reason: str
+    """What kind of failure, as one PascalCase word."""
+    time: Time
+    """When the operator learned of it."""
+
+
+class AvoidedNodeStatus(StatusRecord):
+    """A node that new pods of the job are kept off."""
+
+    node: str
+    """Its name."""
+    reason: str
+    """What kind of failure it is avoided for, as one PascalCase word."""
+    failures: int
+    """How many failures of the last day it has on record."""
+    until: Time
+    """Until when."""
+
+
 class JobStatus(StatusRecord):
     """What the operator observed and decided."""
 
@@ -295,6 +321,10 @@ class JobStatus(StatusRecord):
     """The newest failure."""
     incidents: tuple[IncidentStatus, ...] = ()
     """The last ten incidents, the newest last."""
+    node_failures: tuple[NodeFailureStatus, ...] = ()
+    """What spoke against nodes during the last day, the newest last, at most 64."""
+    avoided_nodes: tuple[AvoidedNodeStatus, ...] = ()
+    """Nodes that new pods are kept off, at most 16."""
     not_before: Time | None = None
     """Back-off: no round is formed before."""
     waiting_since: Time | None = None

@@ -158,8 +158,9 @@ def _condition(each: Condition) -> str:
 
 def _action(action: object) -> str:
     match action:
-        case CreatePod(index, incarnation):
-            return f"create a pod for member {index}, its incarnation {incarnation}"
+        case CreatePod(index, incarnation, avoid):
+            where = f", on none of the nodes {', '.join(avoid)}" if avoid else ""
+            return f"create a pod for member {index}, its incarnation {incarnation}{where}"
         case DeletePod(name, _, reason):
             return f"delete the pod {name}: {reason}"
         case FillDesired(value):

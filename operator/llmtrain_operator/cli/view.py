@@ -202,6 +202,8 @@ def _health(each: JobReport) -> Iterable[RenderableType]:
         if condition.message not in told | {""} and (news or (condition.type == each.state and each.ended)):
             told.add(condition.message)
             yield Text.assemble((f"{condition.reason}: ", "bold"), condition.message)
+    for node in status.avoided_nodes if not each.ended else ():
+        yield Text(f"node {node.node} is avoided until {node.until}: {node.reason}, {node.failures} failures", "yellow")
     failure = status.last_failure
     if failure and (each.state == "Failed" or not each.ended):
         where = f"member {failure.member}, rank {failure.rank}, step {failure.step}"

@@ -14,12 +14,13 @@ from llmtrain_operator import membership, podset
 from llmtrain_operator.conditions import seconds
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Member
+from llmtrain_operator.plan.avoid import avoided
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import keepers
 from llmtrain_operator.state import AgentView, PodView
 
 _NEW: Final = 2
-"""Standing of a pod that was not in the last round and has nothing in memory."""
+"""Standing of a pod that was not in the last round and has nothing in memory; on a node to avoid it is worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def _standing(run: Draft, pod: PodView, keeping: Collection[str]) -> int:
         return 0
     agent = _agent(run, pod)
     was_there = agent and agent.report and 0 < run.status.rounds == agent.report.round
-    return 1 if was_there else _NEW
+    return 1 if was_there else _NEW + (pod.node in avoided(run))
 
 
 def ready_of(run: Draft, pods: Sequence[PodView]) -> tuple[Member, ...]:

@@ -9,6 +9,7 @@ from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Member, Round
 from llmtrain_operator.plan.aftermath import begin_incident
+from llmtrain_operator.plan.avoid import give_way, guilty, hold_against
 from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
@@ -33,6 +34,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     knows_steps = run.spec.entrypoint is None or run.step > 0
     verdict = failure.judge(found.cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps)
     _record(run, found, verdict)
+    suspects = guilty(run, found, lost)
     run.set(**progress.unnoticed(run.status, run.now))
     begin_incident(run, current, found, lost)
     _end(run, "Recovering", _goes_on_at(run))
@@ -43,6 +45,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     run.condition("Running", False, "RoundLost", str(found))
     run.condition("Recovering", True, "RoundLost", str(found))
     run.tell("MemberLost" if found.cause.reason == names.REASON_POD_LOST else "WorkerFailed", str(found), warning=True)
+    hold_against(run, suspects, found.cause.reason)
 
 
 def close_round(run: Draft) -> None:
@@ -123,6 +126,8 @@ def await_round(run: Draft) -> None:
     if formation.members is None:
         run.condition("Running", False, "WaitingForMembers", formation.reason)
         _warn_of_shortage(run, there, formation.reason)
+        if there.hopeless and len(there.ready) < run.spec.nodes.min:
+            give_way(run, _waited(run))
         return
     keeping = keepers(run)  # also those that are not wanted
     ready = ready_of(run, tuple(pod for pod in run.observed.pods if pod.uid in keeping))
@@ -173,9 +178,13 @@ def _warn_of_shortage(run: Draft, there: Muster, reason: str) -> None:
 
 def _place(run: Draft, member: Member) -> buddies.Place:
     """Where it is, the widest domain first."""
-    pod = run.pods.get(member.uid)
-    node = pod.node if pod else ""
+    node = _node(run, member)
     return (*run.observed.domains.get(node, ("", "")), node)
+
+
+def _node(run: Draft, member: Member) -> str:
+    pod = run.pods.get(member.uid)
+    return pod.node if pod else ""
 
 
 def _begin(run: Draft, chosen: tuple[Member, ...], reason: str) -> None:
@@ -186,6 +195,7 @@ def _begin(run: Draft, chosen: tuple[Member, ...], reason: str) -> None:
             incarnation=m.incarnation,
             pod=m.pod,
             uid=m.uid,
+            node=_node(run, m),
             host=m.host,
             store_port=m.store_port,
             flash_port=m.flash_port,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
 from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
@@ -51,6 +54,7 @@ def train(run: Draft) -> None:
         run.actions.append(ApplyChildren())
     if run.spec.nodes.desired is None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
+    expire(run)
     _take_in(run)
     _early_ends(run)
     if run.round and not run.status.completion_time:
@@ -115,7 +119,7 @@ def _arrange(run: Draft) -> None:
     unheard = membership.unheard(run.observed.agents)
     pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, unheard)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
-    run.actions += [*pods.delete, *pods.create]
+    run.actions += [*pods.delete, *(replace(create, avoid=avoided(run)) for create in pods.create)]
     say_whether_scheduled(run)
 
 
@@ -128,6 +132,9 @@ def _early_ends(run: Draft) -> None:
     run.note_ended(pod.uid for pod in early)
     if not early:
         return
+    for each in early:
+        if each.reason not in podset.TAKEN_AWAY and each.reason != "OOMKilled":
+            hold_against(run, [each.node], each.reason or "PodFailed")
     count = run.status.pod_failures + 1
     pod = early[0]
     text = f"{pod.name} ended before it could join: {pod.reason}: {pod.message or 'no message'}"
