@@ -68,6 +68,7 @@ def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
+        # Of the members wanted, which /scale tells: as many more may go at once as there are spares.
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(job)}},
     }
     objects: list[dict[str, Any]] = [account, service, budget]

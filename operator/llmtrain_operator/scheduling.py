@@ -2,8 +2,9 @@
 
 Pure. A gang's size is fixed when its pods are created and kept while any of them has a node, because the schedulers'
 own groups cannot be resized: an edit of nodes.min or gang takes effect once all members wait. Members beyond nodes.min
-are placed as room comes. Kueue gets the first nodes.min members as one pod group and every further one as a pod of its
-own, which is how an elastic job fits its groups of fixed size.
+are placed as room comes, and so are spares, since any pod of the job may be a member. Kueue gets the first nodes.min
+pods as one pod group and every further one as a pod of its own, which is how an elastic job fits its groups of fixed
+size.
 """
 
 from __future__ import annotations

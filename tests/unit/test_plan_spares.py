@@ -230,18 +230,24 @@ def test_a_spare_takes_over_from_the_copies_in_memory() -> None:
 
 
 def test_nobody_who_has_what_is_needed_goes_for_a_spare() -> None:
-    """Members 1 and 2 were not in the last round, which was lost before it had snapshots of its own, and what it began
-    from lies with them."""
-    job = from_memory(copies=0)
-    failure = Failure(names.REASON_KILLED, "signal 9", 1, rank=0, signal=9)
-    job.look(agent(0, "failed", 1, failure=failure), *(told(i, copies=0) for i in (1, 2)), spare(), pods=four())
-    job.look(*(gone(index) for index in range(3)), spare(), pods=four(), after=0.2)
+    """Member 1 was cut off and is back. The spare that stood in for it has been in a round, but has nothing yet."""
+    job = from_memory()
+    job.look(told(0), missed(told(1)), told(2), spare(), pods=four())
+    assert job.members == [0, 2, 3]
+    failed = agent(3, "failed", 2, store_port=5003, failure=dataclasses.replace(KILLED, round=2))
+    job.look(training(0, 2), gone(1), training(2, 2), failed, pods=four())
+    job.look(gone(0, 2), gone(1), gone(2, 2), gone(3, 2), pods=four())
     assert job.members == [0, 1, 2]
-    job.look(agent(0, "failed", 2, failure=failure), gone(1, 2), gone(2, 2), gone(3, 2), pods=four())
-    late = agent(0, "failed", 2, store_port=5000, failure=failure)
-    job.look(late, gone(1, 2), gone(2, 2), gone(3, 2), pods=four(), after=REJOIN_PATIENCE + 1)
-    assert job.members == [], "without member 0 its part of step 39 is lost"
-    job.look(gone(0, 2), gone(1, 2), gone(2, 2), gone(3, 2), pods=four(), after=1)
+
+
+def test_a_member_without_whom_memory_is_lost_is_waited_for() -> None:
+    """Nobody has a copy of what it has; a spare would begin at step 0 in its place."""
+    job = from_memory(copies=0)
+    late = agent(1, "failed", 1, store_port=5001, failure=KILLED)
+    job.look(told(0, copies=0), late, told(2, copies=0), spare(), pods=four())
+    job.look(gone(0), late, gone(2), spare(), pods=four(), after=REJOIN_PATIENCE + 1)
+    assert (job.members, "hold what is in memory" in job.message("Running")) == ([], True)
+    job.look(gone(0), gone(1), gone(2), spare(), pods=four())
     assert job.members == [0, 1, 2]
 
 

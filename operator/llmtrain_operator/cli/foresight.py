@@ -96,13 +96,9 @@ def _members(status: JobStatus) -> Sequence[MemberStatus]:
 
 def _agents(present: Scene, as_seen: Any) -> dict[str, AgentView]:
     there = {pod.uid for pod in present.pods}
-    members = {member.uid for member in _members(present.status)}
+    members = {member.uid: as_seen(present, member) for member in _members(present.status) if member.uid in there}
     others = [pod for pod in present.pods if pod.uid not in members and pod.phase == "Running" and not pod.deleting]
-    spares = others[: present.status.spares or 0]
-    return {member.uid: as_seen(present, member) for member in _members(present.status) if member.uid in there} | {
-        pod.uid: _joining(AgentView(pod.uid, connected=True, silent_for=0.0, detail="", report=_spare(present, pod)))
-        for pod in spares
-    }
+    return members | {pod.uid: _spare(present, pod) for pod in others[: present.status.spares or 0]}
 
 
 def _running(present: Scene, member: MemberStatus) -> AgentView:
@@ -122,9 +118,10 @@ def _running(present: Scene, member: MemberStatus) -> AgentView:
     return AgentView(member.uid, connected=True, silent_for=0.0, detail="", report=report)
 
 
-def _spare(present: Scene, pod: PodView) -> Report:
+def _spare(present: Scene, pod: PodView) -> AgentView:
     key = JobView.of(present.job).key
-    return Report(key, pod.name, pod.uid, pod.index, pod.incarnation, host=pod.ip, state="joining")
+    report = Report(key, pod.name, pod.uid, pod.index, pod.incarnation, host=pod.ip, state="joining", store_port=1)
+    return AgentView(pod.uid, connected=True, silent_for=0.0, detail="", report=report)
 
 
 def _joining(agent: AgentView) -> AgentView:

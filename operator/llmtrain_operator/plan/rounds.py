@@ -176,32 +176,27 @@ def _warn_of_shortage(run: Draft, there: Muster, reason: str) -> None:
         run.tell("BelowMinimum", f"waiting: {reason}", warning=True)
 
 
-def _place(run: Draft, member: Member) -> buddies.Place:
+def _place(run: Draft, node: str) -> buddies.Place:
     """Where it is, the widest domain first."""
-    node = _node(run, member)
     return (*run.observed.domains.get(node, ("", "")), node)
 
 
-def _node(run: Draft, member: Member) -> str:
-    pod = run.pods.get(member.uid)
-    return pod.node if pod else ""
-
-
 def _begin(run: Draft, chosen: tuple[Member, ...], reason: str) -> None:
-    number = run.status.rounds + 1
+    number, pods = run.status.rounds + 1, run.pods
+    nodes = [pods[member.uid].node for member in chosen]
     members = tuple(
         MemberStatus(
             index=m.index,
             incarnation=m.incarnation,
             pod=m.pod,
             uid=m.uid,
-            node=_node(run, m),
+            node=node,
             host=m.host,
             store_port=m.store_port,
             flash_port=m.flash_port,
             buddies=found,
         )
-        for m, found in zip(chosen, buddies.choose([_place(run, m) for m in chosen]), strict=True)
+        for m, node, found in zip(chosen, nodes, buddies.choose([_place(run, node) for node in nodes]), strict=True)
     )
     run.set(
         rounds=number,
