@@ -185,7 +185,8 @@ class Controller:
         refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
         nodes = {pod.node: self._cluster.node(pod.node) for pod in pods if pod.node}
         domains = {name: node.domains for name, node in nodes.items() if node}
-        return Observed(pods, self.agents.views(pods), applied, refused, domains, obstacle)
+        agents = self.agents.views(pods)
+        return Observed(pods, agents, applied, refused, domains, obstacle, can_avoid=self._settings.can_avoid)
 
     def _children(self, job: JobView, spec: JobSpec, pods: Sequence[PodView]) -> list[dict[str, Any]]:
         # A group object of an API that is not there cannot be applied, and no pod is created that could need it.
@@ -245,11 +246,12 @@ class Controller:
                 # As it is after this pass's own status write, not as it was observed.
                 if (newest := self._cluster.job(job.key)) is not None:
                     await self._cluster.patch_desired(newest, value)
-            case CreatePod(index, incarnation):
+            case CreatePod(index, incarnation, avoid):
                 assert spec is not None
                 others = self._cluster.pods(job.key)
                 size, settings = scheduling.group_size(spec, others), manifests.like(self._settings, spec, others)
-                await self._cluster.create(manifests.member_pod(job, spec, index, incarnation, settings, size))
+                pod = manifests.member_pod(job, spec, index, incarnation, settings, size, avoid)
+                await self._cluster.create(pod)
                 self._refused.get(job.key, {}).pop(index, None)
             case DeletePod(name, uid, reason):
                 log.info("%s: deleting pod %s: %s", job.key, name, reason)

@@ -7,11 +7,11 @@ Pure. Every object is owned by the job, so deleting the job leaves nothing behin
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llmtrain_operator import estimate, network, places, quantity, scheduling
+from llmtrain_operator import affinity, estimate, network, places, quantity, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
@@ -40,6 +40,8 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     member_egress: tuple[network.Rule, ...] | None = None
     """Where every member may connect to, beside what its job needs; None: jobs get no NetworkPolicy."""
+    can_avoid: bool = True
+    """Whether pods can be kept off a node: not where all nodes are one machine."""
     policy: Policy = UNLIMITED
     """What each namespace is granted."""
 
@@ -66,6 +68,7 @@ def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
+        # Of the members wanted, which /scale tells: as many more may go at once as there are spares.
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(job)}},
     }
     objects: list[dict[str, Any]] = [account, service, budget]
@@ -83,9 +86,16 @@ def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 
 
 
 def member_pod(
-    job: JobView, spec: JobSpec, index: int, incarnation: int, settings: Settings, group_size: int = 0
+    job: JobView,
+    spec: JobSpec,
+    index: int,
+    incarnation: int,
+    settings: Settings,
+    group_size: int = 0,
+    avoid: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The pod of one member, the user's template merged in. `group_size`: see `scheduling`."""
+    """The pod of one member, the user's template merged in. `group_size`: see `scheduling`. `avoid`: names of nodes
+    that it must not come to."""
     base = {
         "metadata": {"labels": {}},
         "spec": {
@@ -119,6 +129,11 @@ def member_pod(
         | _common_labels(job)
         | {names.LABEL_INDEX: str(index), names.LABEL_INCARNATION: str(incarnation)},
     }
+    if avoid:
+        annotations = pod["metadata"].get("annotations")
+        ours = {names.ANNOTATION_AVOIDS: ",".join(avoid)}
+        pod["metadata"]["annotations"] = (annotations if isinstance(annotations, dict) else {}) | ours
+        pod["spec"] = affinity.keep_off(pod["spec"], avoid)
     _with_flash_memory(pod, spec)
     pod["spec"] |= {
         "hostname": f"{job.name}-{index}",

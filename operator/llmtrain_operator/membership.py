@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from llmtrain_operator import failure
+from llmtrain_operator import failure, podset
 from llmtrain_operator.contract.wire import Member, Round
 from llmtrain_operator.state import AgentView, PodView
 
@@ -40,6 +40,7 @@ class Loss:
     detail: str
     failed: bool  # True: its agent lives and reports failed workers; False: pod, node or agent are gone
     own_end: bool = False  # it used more memory than it may: a fault of the job's own, not of the infrastructure
+    node_fault: bool = False  # it fell silent or broke, as on a node that fails; nobody took it away
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,13 @@ def _loss(
         text = "the pod used more memory than its limit (OOMKilled); resources in spec.template set that"
         return Loss(member, text, failed=False, own_end=True)
     if pod.phase == "Failed":
-        return Loss(member, f"pod {member.pod} failed: {pod.reason or pod.message or 'no reason given'}", failed=False)
+        text = f"pod {member.pod} failed: {pod.reason or pod.message or 'no reason given'}"
+        return Loss(member, text, failed=False, node_fault=pod.reason not in podset.TAKEN_AWAY)
     if agent is None:
         return None
     if agent.missed or agent.silent_for > silence_limit:
-        return Loss(member, f"no word from {member.pod} for {agent.silent_for:.0f} s ({agent.detail})", failed=False)
+        text = f"no word from {member.pod} for {agent.silent_for:.0f} s ({agent.detail})"
+        return Loss(member, text, failed=False, node_fault=True)
     report = agent.report
     if report and report.round >= number and report.state in ("failed", "joining", "stopped"):
         return Loss(member, f"workers of {member.pod} ended", failed=report.failure is not None)
@@ -189,10 +192,10 @@ def form(
 ) -> Formation:
     """The members of the next round, or why not yet.
 
-    `missing`: for each wanted index without a ready member, what it is doing. `waited`: seconds that they have been
-    waited for, of `patience` at most.
+    `ready`: those to be preferred first. `missing`: for each wanted index without a ready member, what it is doing.
+    `waited`: seconds that they have been waited for, of `patience` at most.
     """
-    chosen = tuple(ready)[:wanted]
+    chosen = tuple(sorted(ready[:wanted], key=lambda member: member.index))
     if len(chosen) == wanted:
         return Formation(chosen, f"all {wanted} members are ready")
     absent = together(missing)

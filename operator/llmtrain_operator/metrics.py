@@ -54,6 +54,7 @@ _SERIES: Final = (
         lambda s: len(s.round.members) if s.round else 0,
     ),
     _Series(GaugeMetricFamily, "members_wanted", "Members that the job should have.", lambda s: s.target_nodes),
+    _Series(GaugeMetricFamily, "spares", "Spares that are ready to take a member's place.", lambda s: s.spares),
     _Series(
         GaugeMetricFamily,
         "goodput_ratio",
@@ -72,6 +73,7 @@ _SERIES: Final = (
         "How long training stands still for a snapshot.",
         lambda s: s.flash.stall_seconds if s.flash else None,
     ),
+    _Series(GaugeMetricFamily, "avoided_nodes", "Nodes that new pods are kept off.", lambda s: len(s.avoided_nodes)),
     _Series(CounterMetricFamily, "restarts", "Rounds that were lost.", lambda s: s.restarts),
 )
 

@@ -14,6 +14,9 @@ ENDED_PHASES = ("Failed", "Succeeded")
 OWN_ENDS = frozenset({"Error", "StartError", "ContainerCannotRun", "OOMKilled"})
 """How a pod ends through its own doing rather than its node's."""
 
+TAKEN_AWAY = frozenset({"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "Terminated", "NodeShutdown"})
+"""How a pod ends because its node, or its place there, is wanted for something else."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodSet:
@@ -28,7 +31,7 @@ class PodSet:
 def slots(
     pods: Sequence[PodView], wanted: int, keep: Collection[int] = (), unheard: Collection[str] = ()
 ) -> tuple[int, ...]:
-    """The indexes of the `wanted` members: those to `keep` (the round's) first, then those whose pods have a place,
+    """The indexes of the `wanted` pods: those to `keep` (the round's) first, then those whose pods have a place,
     then others; always the lowest. So a job that is made smaller because a node is gone loses no member that works.
     """
     placed = {pod.index for pod in pods if _usable(pod) and pod.scheduled and pod.uid not in unheard}
@@ -84,7 +87,7 @@ def _superfluous(pod: PodView, live: Mapping[int, PodView], indexes: Collection[
     if pod.phase in ENDED_PHASES:
         return f"it ended ({pod.reason or pod.phase}) and is being replaced"
     if pod.index not in indexes:
-        return f"the job wants {len(indexes)} members"
+        return f"the job wants {len(indexes)} pods"
     successor = live.get(pod.index)
     if successor is None:
         return "its agent has been silent for too long; a new pod takes its place"

@@ -37,7 +37,7 @@ class Grant(Record):
     """What the jobs of a namespace may have. None: no limit."""
 
     max_nodes: Count | None = None
-    """Most members of a job: spec.nodes.max."""
+    """Most pods of a job: spec.nodes.max and spec.nodes.spares."""
     storage: Annotated[tuple[Prefix, ...], Field(max_length=256)] | None = None
     """Where checkpoints and models may be kept and restored from: URIs, each good for everything below it."""
     s3_endpoints: Annotated[tuple[Endpoint, ...], Field(max_length=64)] | None = None
@@ -116,9 +116,10 @@ _Excess = Iterator[tuple[str, Any, str, str, str]]
 
 def _size(grant: Grant, spec: JobSpec) -> _Excess:
     nodes = spec.nodes
-    if grant.max_nodes is not None and nodes.maximum > grant.max_nodes:
+    if grant.max_nodes is not None and nodes.maximum + nodes.spares > grant.max_nodes:
         path = "spec.nodes.min" if nodes.max is None else "spec.nodes.max"
-        yield path, nodes.maximum, "maxNodes", f"at most {grant.max_nodes} nodes per job", "Take fewer"
+        path = "spec.nodes.spares" if nodes.maximum <= grant.max_nodes else path
+        yield path, nodes.maximum + nodes.spares, "maxNodes", f"at most {grant.max_nodes} nodes per job", "Take fewer"
 
 
 def _storage(grant: Grant, spec: JobSpec) -> _Excess:

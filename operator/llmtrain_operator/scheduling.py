@@ -2,13 +2,14 @@
 
 Pure. A gang's size is fixed when its pods are created and kept while any of them has a node, because the schedulers'
 own groups cannot be resized: an edit of nodes.min or gang takes effect once all members wait. Members beyond nodes.min
-are placed as room comes. Kueue gets the first nodes.min members as one pod group and every further one as a pod of its
-own, which is how an elastic job fits its groups of fixed size.
+are placed as room comes, and so are spares, since any pod of the job may be a member. Kueue gets the first nodes.min
+pods as one pod group and every further one as a pod of its own, which is how an elastic job fits its groups of fixed
+size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +70,13 @@ def group_size(spec: JobSpec, pods: Sequence[PodView]) -> int:
         return 0
     placed = (pod for pod in pods if pod.scheduled and not pod.deleting and pod.phase not in ("Failed", "Succeeded"))
     return next((pod.group_size for pod in placed), spec.nodes.min)
+
+
+def may_avoid(spec: JobSpec) -> bool:
+    """Whether members can be kept off nodes: not where the template names the node, nor with Kueue, which takes only
+    like pods into a group and chooses nodes by flavours of its own."""
+    pod = spec.template.get("spec")
+    return not _kueue(_of(spec)) and not (isinstance(pod, Mapping) and pod.get("nodeName"))
 
 
 def misgrouped(pods: Sequence[PodView], size: int) -> tuple[PodView, ...]:

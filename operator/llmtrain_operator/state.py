@@ -24,7 +24,7 @@ class PodView:
     `exit_code` is the trainer container's, once it has ended. `unschedulable_message` is the scheduler's or the gate's
     explanation while `scheduled` is False. `owner` is the UID of the controlling job object. `group_size`: how many
     members are scheduled together with it, 0 if it stands alone. `trainer`: the image that its agent and the trainer's
-    library come from.
+    library come from. `avoids`: names of the nodes that it was made to keep off.
     """
 
     name: str
@@ -47,6 +47,7 @@ class PodView:
     owner: str = ""
     group_size: int = 0
     trainer: str = ""
+    avoids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class Observed:
 
     `children_applied`: Service, budget and account are as they should be. `refused`: indexes whose pod the API server
     has just refused to create, with its words; they are left alone until they drop out of here. `domains`: zone and
-    rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all.
+    rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `can_avoid`: whether
+    pods can be kept off a node.
     """
 
     pods: tuple[PodView, ...] = ()
@@ -133,6 +135,7 @@ class Observed:
     refused: Mapping[int, str] = field(default_factory=dict)
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     obstacle: Obstacle | None = None
+    can_avoid: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +152,12 @@ class FillDesired:
 
 @dataclass(frozen=True, slots=True)
 class CreatePod:
-    """Create the member pod of this index and incarnation; finding it there already is success."""
+    """Create the member pod of this index and incarnation, on none of the nodes to `avoid`; finding it there already is
+    success."""
 
     index: int
     incarnation: int
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

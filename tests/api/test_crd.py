@@ -77,7 +77,7 @@ async def test_defaults_are_visible_in_the_object(api):
     assert spec["training"]["optimizer"] == JobSpec.model_validate(GOOD).training.optimizer.model_dump(
         mode="json", by_alias=True
     )
-    assert (spec["suspend"], spec["nodes"]) == (False, {"min": 1, "procPerNode": 1})
+    assert (spec["suspend"], spec["nodes"]) == (False, {"min": 1, "spares": 0, "procPerNode": 1})
 
 
 FROZEN = {
@@ -139,6 +139,7 @@ async def test_a_queue_can_start_and_stop_a_job_with_its_placement(api):
     "patch",
     [
         pytest.param({"nodes": {"min": 2, "max": 5, "desired": 4}}, id="size"),
+        pytest.param({"nodes": {"spares": 1}}, id="spares"),
         pytest.param({"suspend": True}, id="suspend"),
         pytest.param({"recovery": {"maxRestarts": 3}}, id="budget"),
         pytest.param({"ttlSecondsAfterFinished": 60}, id="time to live"),

@@ -81,6 +81,11 @@ def never_at_the_beginning_again(story: Story, saved: int) -> None:
     assert min(moment.step for moment in story.moments[begun:]) >= saved
 
 
+def committed(status: dict[str, Any]) -> int:
+    """The newest step that the members could restore together after a loss."""
+    return int(status.get("flash", {}).get("committedStep", 0))
+
+
 def adds_up(status: dict[str, Any], *causes: str) -> None:
     """Each of these causes took time, and none was lost."""
     assert {cause for cause in causes if status["ledger"].get(cause, 0) > 0} == set(causes)
@@ -111,6 +116,41 @@ def test_a_node_goes_off_and_comes_back(kubectl: Kubectl, installed: Cluster, le
     adds_up(back.status, "productive", "restart", "resize")
     assert any(said.startswith("round 2 goes on at step") for said in events(kubectl, "Restored"))
     assert events(kubectl, "RoundClosed")
+
+
+def test_a_spare_takes_the_place_of_a_node_that_goes_off(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
+    """The very next round is of full size, from what the others have in memory; the node that is back has the spare."""
+    kubectl.apply(
+        job(
+            steps=FOREVER,
+            nodes={"min": 1, "max": 2, "spares": 1},
+            template={"spec": {"affinity": {"podAntiAffinity": APART}}},
+        )
+    )
+    with Story(kubectl) as story:
+        ready = story.until(
+            lambda m: m.size == 2 and m.trains and m.status.get("spares") == 1 and committed(m.status) > 0
+        )
+        pods = {m["uid"]: m for m in ready.status["round"]["members"]}
+        lost = next(member["node"] for member in pods.values() if member["node"] != leader)
+        node = installed.node(lost)
+        off = time.monotonic()
+        node.off()
+        try:
+            decided = story.until(lambda m: m.round == 2, since=off)
+            stepped = story.until(lambda m: m.round == 2 and m.trains and m.status["state"] == "Running", since=off)
+            print(f"node off: new round after {decided.at - off:.1f} s, next step after {stepped.at - off:.1f} s")
+            assert (decided.size, decided.status["nodes"], stepped.status["restarts"]) == (2, "2/2", 1)
+            assert decided.at - off < 12
+            named = {member["uid"] for member in decided.status["round"]["members"]}
+            assert len(named - pods.keys()) == 1, "the spare is in it"
+            over = story.until(lambda m: m.status.get("incidents", [{}])[0].get("outcome"), since=off)
+            assert over.status["incidents"][0]["lostSteps"] == 0
+        finally:
+            node.on()
+        back = story.until(lambda m: m.status.get("spares") == 1, since=stepped.at)
+        assert (back.round, back.size) == (2, 2), "whoever comes back joins no round that is whole"
+    assert not events(kubectl, "RoundClosed")
 
 
 def test_sizes_and_second_lives(kubectl: Kubectl, installed: Cluster) -> None:

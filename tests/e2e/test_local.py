@@ -188,6 +188,25 @@ def test_a_lost_member_is_gone_for_good_and_grows_back(start: Callable[..., Loca
     run.ends_with(130)
 
 
+def test_a_spare_takes_a_lost_members_place(start: Callable[..., Local]) -> None:
+    """The next round is of full size and goes on at the committed step, from what the others have in memory; the lost
+    one's successor is the spare then."""
+    run = start(FOREVER, room=3, nodes={"min": 2, "spares": 1})
+    run.until(lambda: run.members and run.status.get("spares") == 1, "a member that is spare")
+    spare = ({0, 1, 2} - set(run.members)).pop()
+    run.until(lambda: (run.status.get("flash") or {}).get("committedStep", 0) > 0, "copies in memory")
+    victim = max(run.members)
+    [first] = [pid for pid in run.processes("local.init\0") if f"LLMTRAIN_MEMBER_INDEX={victim}\0" in _environment(pid)]
+    os.kill(first, signal.SIGKILL)
+    run.until(lambda: run.status["rounds"] == 2 and spare in run.members, "the spare in the round")
+    assert (len(run.members), run.status["nodes"]) == (2, "2/2")
+    run.until(lambda: run.status["spares"] == 1, "another spare")
+    assert (run.status["rounds"], run.status["incidents"][0]["lostSteps"]) == (2, 0)
+    assert "spare" in run.llmtrain("status", "j")
+    run.process.send_signal(signal.SIGINT)
+    run.ends_with(130)
+
+
 def test_a_run_is_steered_from_another_terminal_and_taken_up_where_it_was(start: Callable[..., Local]) -> None:
     """Status, logs, events and scale with --local; Ctrl-C saves, and the same command goes on from there to the end."""
     run = start(FOREVER, **ELASTIC)
@@ -238,6 +257,10 @@ def test_a_failed_job_is_exit_code_1(start: Callable[..., Local]) -> None:
     run = start(5, data={"source": "/nowhere"})
     run.ends_with(1)
     assert run.status["lastFailure"]["reason"] == "DataMissing"
+
+
+def _environment(pid: int) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
 
 
 def _command(pid: int) -> bytes:

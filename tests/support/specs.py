@@ -59,6 +59,13 @@ BAD = (
     ),
     Bad("desired without max", {"nodes": {"desired": 2}}, "spec.nodes.desired", "between nodes.min and nodes.max"),
     Bad("no node", {"nodes": {"min": 0}}, "spec.nodes.min"),
+    Bad("too many spares", {"nodes": {"spares": 65}}, "spec.nodes.spares"),
+    Bad(
+        "spares beyond all indexes",
+        {"nodes": {"max": 9_999, "spares": 2}},
+        "spec.nodes.spares",
+        "together must not be greater than 10000",
+    ),
     Bad("no process", {"nodes": {"procPerNode": 0}}, "spec.nodes.procPerNode"),
     Bad("accelerator without a domain", {"nodes": {"acceleratorResource": "gpu"}}, "spec.nodes.acceleratorResource"),
     Bad("two models", {"model": {"pretrained": "/m"}}, "spec.model", "give exactly one of model.preset"),

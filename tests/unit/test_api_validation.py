@@ -294,6 +294,13 @@ def trainer(**fields):
             id="label of ours",
         ),
         pytest.param(
+            {"template": {"metadata": {"annotations": {"llmtrain.io/avoids": "n1"}}}},
+            f"{TEMPLATE}.metadata.annotations.llmtrain.io/avoids",
+            "operator sets it",
+            "another annotation",
+            id="annotation of ours",
+        ),
+        pytest.param(
             {"template": {"metadata": {"name": "x"}}},
             f"{TEMPLATE}.metadata.name",
             "operator sets it",

@@ -103,6 +103,16 @@ def test_a_loss_can_be_imagined():
     assert "RoundStarted: round 5 with 2 members" in after
 
 
+def test_a_spare_is_known_to_stand_in():
+    """The status says that one is ready; its pod is the one that runs and is in no round."""
+    what = running(**DURABLE)
+    what["spec"]["nodes"]["spares"] = 1
+    what["status"] |= {"spares": 1, "incarnations": dict.fromkeys("0123", 1)}
+    pods = [pod(i) for i in range(4)]
+    text = explained(settled(what, pods), pods, lose=1)
+    assert "RoundStarted: round 5 with 3 members: all 3 members are ready" in text
+
+
 def test_an_unknown_member_cannot_be_lost():
     """The error names those that are there."""
     with pytest.raises(click.ClickException, match="its members: 0, 1, 2"):

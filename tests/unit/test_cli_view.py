@@ -168,6 +168,16 @@ def test_the_page_tells_members_by_rank_and_the_last_events():
     assert "step 40/100  40%  ETA 3m12s" in shown
 
 
+def test_the_page_tells_spares_from_members_that_are_missing():
+    """A pod beyond a round that is whole is a spare; beside one that is short it is on its way into it."""
+    whole = RUNNING | {"nodes": "2/2", "targetNodes": 2, "spares": 1}
+    shown = text(view.page(seen(whole, [pod(0), pod(1), pod(2)]), NOW, bar=False))
+    assert "members 2/2  spares ready 1" in shown
+    assert "2       spare  job-2-1" in shown
+    short = text(view.page(seen(whole | {"targetNodes": 3}, [pod(0), pod(1), pod(2)]), NOW, bar=False))
+    assert "2       -     job-2-1" in short
+
+
 def test_incidents_are_told_by_their_timeline():
     """One that is not over says so; what was promised stands below."""
     one = {"number": 1, "time": "2026-01-01T00:30:00Z", "kind": "node", "reason": "PodLost", "member": 2, "round": 1}

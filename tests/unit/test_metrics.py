@@ -31,6 +31,7 @@ def running(step: int) -> JobStatus:
         round=RoundStatus(number=1, procs_per_member=1, members=(member,), started_at="2026-01-01T00:00:00Z"),
         progress=ProgressStatus(step=step, max_steps=100, loss=2.5),
         restarts=2,
+        spares=1,
         ledger={"productive": 30.0, "starting": 10.0, "suspended": 100.0},
     )
 
@@ -43,6 +44,7 @@ def test_a_jobs_numbers_are_shown_under_namespace_and_name():
     assert shown["llmtrain_job_step"] == {("a", "ns"): 7}
     assert shown["llmtrain_job_loss"] == {("a", "ns"): 2.5}
     assert shown["llmtrain_job_members"] == {("a", "ns"): 1, ("b", "ns"): 0}
+    assert shown["llmtrain_job_spares"] == {("a", "ns"): 1}
     assert shown["llmtrain_job_restarts_total"] == {("a", "ns"): 2, ("b", "ns"): 0}
     assert shown["llmtrain_job_goodput_ratio"] == {("a", "ns"): 0.75}
     assert shown["llmtrain_job_time_seconds_total"]["starting", "a", "ns"] == 10

@@ -107,7 +107,8 @@ def test_a_bad_node_is_measured_again_with_another_neighbour_and_then_rejected()
     job.look(measured(0), measured(1, 2, SLOW), measured(2))
     [deleted] = job.decided.actions
     assert isinstance(deleted, DeletePod)
-    assert (deleted.uid, job.events) == ("u1", ["PreflightFailed"])
+    assert (deleted.uid, job.events) == ("u1", ["PreflightFailed", "NodeAvoided"])
+    assert [known.node for known in job.status.avoided_nodes] == ["n1"]
     assert job.decided.events[0].message == (
         "it may not join and is replaced: j-1-1 on node n1: memory bandwidth 3 GB/s, its peers' median is 12 GB/s"
     )

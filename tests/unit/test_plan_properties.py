@@ -26,11 +26,12 @@ class World(RuleBasedStateMachine):
     @initialize(
         low=st.integers(1, 3),
         span=st.integers(0, 2),
+        spares=st.integers(0, 2),
         restarts=st.integers(0, 3),
         durable=st.booleans(),
         checks=st.booleans(),
     )
-    def apply_job(self, low: int, span: int, restarts: int, durable: bool, checks: bool) -> None:
+    def apply_job(self, low: int, span: int, spares: int, restarts: int, durable: bool, checks: bool) -> None:
         high = min(low + span, MAX_PODS)
         self.durable = durable
         self.storage_works = True
@@ -39,7 +40,7 @@ class World(RuleBasedStateMachine):
         self.saved: int | None = None
         self.spec = JobSpec.model_validate(
             {
-                "nodes": {"min": low, "max": high},
+                "nodes": {"min": low, "max": high, "spares": spares},
                 "model": {"preset": "gpt-tiny"},
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
@@ -69,7 +70,7 @@ class World(RuleBasedStateMachine):
             if pod.deleting:
                 self._vanish(pod)
             elif pod.phase == "Pending":
-                self._set(pod, phase="Running", scheduled=True, node="n1", ip="10.0.0.1")
+                self._set(pod, phase="Running", scheduled=True, node=f"n{pod.index}", ip="10.0.0.1")
 
     @rule()
     def agents_obey(self) -> None:
@@ -179,7 +180,7 @@ class World(RuleBasedStateMachine):
         members = self.status.round.members if self.status.round else ()
         assert len({member.index for member in members}) == len(members)
         live = [p for p in self.pods.values() if not p.deleting and p.phase in ("Pending", "Running")]
-        assert len({pod.index for pod in live}) <= MAX_PODS
+        assert len({pod.index for pod in live}) <= MAX_PODS + self.spec.nodes.spares
 
     def teardown(self) -> None:
         """From wherever chance led, a kind world and repeated passes end in quiet: nothing more to do."""
@@ -201,6 +202,7 @@ class World(RuleBasedStateMachine):
         resting = "Suspended" if self.spec.suspend and not self.status.round else "Running"
         assert self.status.state in {resting, *ENDED}
         if self.durable and self.status.state == "Running":
+            assert self.status.spares == (self.spec.nodes.spares or None), "and its spares"
             assert self.status.nodes == f"{self.status.target_nodes}/{self.status.target_nodes}", "it has its size"
             assert self.status.round
             assert not self.status.round.ending
@@ -246,9 +248,9 @@ class World(RuleBasedStateMachine):
         self.status, self.directives, self.number = decided.status, dict(decided.directives), decided.status.rounds
         for action in decided.actions:
             match action:
-                case CreatePod(index, incarnation):
+                case CreatePod(index, incarnation, avoid):
                     assert all((p.index, p.incarnation) != (index, incarnation) for p in self.pods.values())
-                    self._create(index, incarnation)
+                    self._create(index, incarnation, avoid)
                 case DeletePod(_, uid, _):
                     self._set(self.pods[uid], deleting=True)
                 case FillDesired(value):
@@ -266,12 +268,12 @@ class World(RuleBasedStateMachine):
             self.spec = changed
             self.job = dataclasses.replace(self.job, generation=self.job.generation + 1)
 
-    def _create(self, index: int, incarnation: int) -> None:
+    def _create(self, index: int, incarnation: int, avoid: tuple[str, ...]) -> None:
         uid = f"{index}-{incarnation}"
         self.pods[uid] = PodView(
             name=f"j-{index}-{incarnation}", namespace="d", uid=uid, job="j", index=index, incarnation=incarnation,
             phase="Pending", ready=False, node="", deleting=False, ip="", reason="", message="", exit_code=None,
-            created="", scheduled=False, unschedulable_message="", owner="job-uid",
+            created="", scheduled=False, unschedulable_message="", owner="job-uid", avoids=avoid,
         )  # fmt: skip
 
     def _obey(self, pod: PodView) -> None:

@@ -39,6 +39,7 @@ def test_the_message_names_the_limit_and_whom_to_ask() -> None:
     }
     assert list(found("any", nodes={"min": 5})) == ["spec.nodes.min"], "the field that the user wrote"
     assert not found("any", nodes={"min": 4})
+    assert list(found("any", nodes={"min": 4, "spares": 1})) == ["spec.nodes.spares"], "they take nodes too"
 
 
 def test_a_namespace_of_its_own_inherits_the_rest() -> None:

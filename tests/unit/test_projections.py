@@ -44,6 +44,12 @@ def test_where_a_pods_trainer_comes_from():
     assert pod_view(pod(spec=ours | {"initContainers": [{"name": "agent", "image": "op:1"}]})).trainer == "op:1"
 
 
+def test_what_a_pod_keeps_off():
+    """As it was made; most keep off nothing."""
+    assert pod_view(pod(annotations={"llmtrain.io/avoids": "n1,n2.example"})).avoids == ("n1", "n2.example")
+    assert pod_view(pod()).avoids == ()
+
+
 def test_a_pod_of_somebody_else_with_our_labels_has_no_job_behind_it():
     """Nobody may delete it as what a job left."""
     view = pod_view(pod({}, ownerReferences=[{"kind": "ReplicaSet", "uid": "theirs", "controller": True}]))

@@ -5,6 +5,7 @@ The models are the truth. `crd` turns them into crds/llmtrainjobs.yaml, `validat
 
 from llmtrain_operator.api.spec import JobSpec, Objectives
 from llmtrain_operator.api.status import (
+    AvoidedNodeStatus,
     CheckpointStatus,
     Condition,
     EndingStatus,
@@ -15,12 +16,14 @@ from llmtrain_operator.api.status import (
     JobStatus,
     LLMTrainJob,
     MemberStatus,
+    NodeFailureStatus,
     ProgressStatus,
     RejectionStatus,
     RoundStatus,
 )
 
 __all__ = [
+    "AvoidedNodeStatus",
     "CheckpointStatus",
     "Condition",
     "EndingStatus",
@@ -32,6 +35,7 @@ __all__ = [
     "JobStatus",
     "LLMTrainJob",
     "MemberStatus",
+    "NodeFailureStatus",
     "Objectives",
     "ProgressStatus",
     "RejectionStatus",

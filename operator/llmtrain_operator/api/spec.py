@@ -56,6 +56,12 @@ class Nodes(Record):
             lambda n: n.desired is None or n.min <= n.desired <= n.maximum,
             "desired",
         ),
+        Rule(
+            "(has(self.max) ? self.max : self.min) + self.spares <= 10000",
+            "nodes.max (which is nodes.min if absent) and nodes.spares together must not be greater than 10000",
+            lambda n: n.maximum + n.spares <= 10_000,
+            "spares",
+        ),
     )
 
     min: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -64,6 +70,9 @@ class Nodes(Record):
     """Most members. Default: the value of min, so that the job is not elastic."""
     desired: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Members wanted now, between min and max; what `kubectl scale` and autoscalers set. Default: max."""
+    spares: Annotated[int, Field(ge=0, le=64)] = 0
+    """Pods beyond the members wanted that are kept ready, with everything loaded: when a member is lost, one takes its
+    place in the very next round. Each asks for as much as a member. Default 0."""
     proc_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """Workers (training processes) per member; one accelerator each, if there are any. Default 1."""
     accelerator_resource: Annotated[str, Field(max_length=317, pattern=r"^[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+$")] | None = (
@@ -303,6 +312,8 @@ class Recovery(Record):
 
     max_restarts: Annotated[int, Field(ge=0, le=100_000)] = 10
     """Restarts after failing workers until the job fails; lost nodes and pods do not count. Default 10."""
+    avoid_nodes: bool = True
+    """Keep new pods off nodes that fail the job again and again, for an hour and more. Default true."""
     objectives: Objectives | None = None
     """What recovery should achieve."""
     preflight: Preflight = Preflight()

@@ -47,6 +47,8 @@ class MemberStatus(StatusRecord):
     """Name of its pod."""
     uid: str
     """UID of its pod."""
+    node: str = ""
+    """Node that its pod is on."""
     host: str
     """Address that the other members reach it at."""
     store_port: int
@@ -256,6 +258,30 @@ class RejectionStatus(StatusRecord):
     """Back-off: no pod is created for it before."""
 
 
+class NodeFailureStatus(StatusRecord):
+    """Something that speaks against a node."""
+
+    node: str
+    """Its name."""
+    reason: str
+    """What kind of failure, as one PascalCase word."""
+    time: Time
+    """When the operator learned of it."""
+
+
+class AvoidedNodeStatus(StatusRecord):
+    """A node that new pods of the job are kept off."""
+
+    node: str
+    """Its name."""
+    reason: str
+    """What kind of failure it is avoided for, as one PascalCase word."""
+    failures: int
+    """How many failures of the last day it has on record."""
+    until: Time
+    """Until when."""
+
+
 class JobStatus(StatusRecord):
     """What the operator observed and decided."""
 
@@ -276,8 +302,10 @@ class JobStatus(StatusRecord):
     """Newest incarnation by member index."""
     nodes: str = ""
     """Members in the round / members wanted, such as 2/3."""
+    spares: int | None = None
+    """Spares that are ready to take a member's place; absent if none are asked for."""
     replicas: int = 0
-    """Member pods that have not ended (for the scale subresource)."""
+    """Member pods that have not ended, spares not counted (for the scale subresource)."""
     selector: str = ""
     """Label selector of the member pods (for the scale subresource)."""
     target_nodes: int | None = None
@@ -308,6 +336,10 @@ class JobStatus(StatusRecord):
     """The newest failure."""
     incidents: tuple[IncidentStatus, ...] = ()
     """The last ten incidents, the newest last."""
+    node_failures: tuple[NodeFailureStatus, ...] = ()
+    """What spoke against nodes during the last day, the newest last, at most 64."""
+    avoided_nodes: tuple[AvoidedNodeStatus, ...] = ()
+    """Nodes that new pods are kept off, at most 16."""
     not_before: Time | None = None
     """Back-off: no round is formed before."""
     waiting_since: Time | None = None

@@ -86,6 +86,9 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[Problem]:
     for label, value in _object(metadata, "labels").items():
         if label in _OUR_LABELS or label.startswith(f"{names.GROUP}/"):
             yield Problem(f"{path}.labels.{label}", value, "the operator finds members by it", "Use another label")
+    for annotation, value in _object(metadata, "annotations").items():
+        if annotation.startswith(f"{names.GROUP}/"):
+            yield Problem(f"{path}.annotations.{annotation}", value, "the operator sets it", "Use another annotation")
 
 
 def _pod(pod: Mapping[str, Any], allowed: frozenset[str]) -> Iterator[Problem]:

@@ -1,8 +1,8 @@
 """What the operator would do about a job next: its planner, run on what can be seen from outside. Pure.
 
 Members tell the coordinator what they are doing, and nobody else. So those of the current round are taken to be doing
-what the status says, and of the others nothing is known but their pods; the operator may know better. `now` is in
-seconds since 1970.
+what the status says, as many others that run as it calls spares to be ready, and of the rest nothing is known but their
+pods; the operator may know better. `now` is in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def _members(status: JobStatus) -> Sequence[MemberStatus]:
 
 def _agents(present: Scene, as_seen: Any) -> dict[str, AgentView]:
     there = {pod.uid for pod in present.pods}
-    return {member.uid: as_seen(present, member) for member in _members(present.status) if member.uid in there}
+    members = {member.uid: as_seen(present, member) for member in _members(present.status) if member.uid in there}
+    others = [pod for pod in present.pods if pod.uid not in members and pod.phase == "Running" and not pod.deleting]
+    return members | {pod.uid: _spare(present, pod) for pod in others[: present.status.spares or 0]}
 
 
 def _running(present: Scene, member: MemberStatus) -> AgentView:
@@ -114,6 +116,12 @@ def _running(present: Scene, member: MemberStatus) -> AgentView:
         progress=_progress(present.status, current.number) if member is current.members[0] else None,
     )
     return AgentView(member.uid, connected=True, silent_for=0.0, detail="", report=report)
+
+
+def _spare(present: Scene, pod: PodView) -> AgentView:
+    key = JobView.of(present.job).key
+    report = Report(key, pod.name, pod.uid, pod.index, pod.incarnation, host=pod.ip, state="joining", store_port=1)
+    return AgentView(pod.uid, connected=True, silent_for=0.0, detail="", report=report)
 
 
 def _joining(agent: AgentView) -> AgentView:
@@ -147,8 +155,9 @@ def _condition(each: Condition) -> str:
 
 def _action(action: object) -> str:
     match action:
-        case CreatePod(index, incarnation):
-            return f"create a pod for member {index}, its incarnation {incarnation}"
+        case CreatePod(index, incarnation, avoid):
+            where = f", on none of the nodes {', '.join(avoid)}" if avoid else ""
+            return f"create a pod for member {index}, its incarnation {incarnation}{where}"
         case DeletePod(name, _, reason):
             return f"delete the pod {name}: {reason}"
         case FillDesired(value):

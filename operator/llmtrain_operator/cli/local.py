@@ -37,7 +37,9 @@ _AGAIN: Final = {signal.SIGINT: "another Ctrl-C"}
 
 @click.command()
 @click.argument("file", type=click.File("r", encoding="utf-8"))
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Members that find room.")
+@click.option(
+    "--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Members and spares that find room."
+)
 @click.option("--logs/--no-logs", "with_logs", default=True, show_default=True, help="Print what the members print.")
 def local(file: IO[str], *, nodes: int, with_logs: bool) -> None:
     """Train the job in FILE (- for standard input) on this machine, with processes in place of pods.

@@ -189,6 +189,7 @@ def _progress(each: JobReport, *, bar: bool) -> Iterable[RenderableType]:
 def _health(each: JobReport) -> Iterable[RenderableType]:
     status = each.status
     facts = [f"members {status.nodes}"] if status.nodes else []
+    facts += [f"spares ready {status.spares}"] if status.spares is not None else []
     facts += [f"goodput {status.goodput}"] if status.goodput else []
     facts.append(f"restarts {status.restarts}")
     yield Text("  ".join(facts))
@@ -202,6 +203,8 @@ def _health(each: JobReport) -> Iterable[RenderableType]:
         if condition.message not in told | {""} and (news or (condition.type == each.state and each.ended)):
             told.add(condition.message)
             yield Text.assemble((f"{condition.reason}: ", "bold"), condition.message)
+    for node in status.avoided_nodes if not each.ended else ():
+        yield Text(f"node {node.node} is avoided until {node.until}: {node.reason}, {node.failures} failures", "yellow")
     failure = status.last_failure
     if failure and (each.state == "Failed" or not each.ended):
         where = f"member {failure.member}, rank {failure.rank}, step {failure.step}"
@@ -213,12 +216,14 @@ def _health(each: JobReport) -> Iterable[RenderableType]:
 def _members(each: JobReport) -> RenderableType:
     current = each.status.round
     ranks = {member.uid: str(rank) for rank, member in enumerate(current.members)} if current else {}
+    whole = current is not None and len(current.members) >= (each.status.target_nodes or 0)
+    others = "spare" if each.status.spares is not None and whole else "-"
     table = _grid(header=True)
     for head in ("MEMBER", "RANK", "POD", "NODE", "STATE"):
         table.add_column(head)
     for pod in each.pods:
         if pod.uid in ranks or pod.phase not in ("Failed", "Succeeded") or each.ended:
-            table.add_row(str(pod.index), ranks.get(pod.uid, "-"), pod.name, pod.node or "-", pod_state(pod))
+            table.add_row(str(pod.index), ranks.get(pod.uid, others), pod.name, pod.node or "-", pod_state(pod))
     return table
 
 

@@ -59,6 +59,7 @@ def pod_view(raw: Mapping[str, Any]) -> PodView | None:
         owner=intern(str((job_behind(raw) or {}).get("uid", ""))),
         group_size=_number((metadata.get("annotations") or {}).get(names.ANNOTATION_GROUP_SIZE)),
         trainer=intern(_trainer_image(spec)),
+        avoids=_listed((metadata.get("annotations") or {}).get(names.ANNOTATION_AVOIDS)),
     )
 
 
@@ -97,6 +98,10 @@ def _unplaced(spec: Mapping[str, Any], placement: Mapping[str, Any]) -> str:
     """Why the pod has no node: who holds it back, by name, or what the scheduler says."""
     gates = [gate.get("name", "") for gate in spec.get("schedulingGates") or ()]
     return f"held back by scheduling gate {', '.join(gates)}" if gates else placement.get("message", "")
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(map(intern, text.split(","))) if text else ()
 
 
 def _number(text: str | None) -> int:

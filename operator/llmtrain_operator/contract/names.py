@@ -23,6 +23,7 @@ LABEL_JOB: Final = f"{GROUP}/job"
 LABEL_INDEX: Final = f"{GROUP}/member-index"
 LABEL_INCARNATION: Final = f"{GROUP}/incarnation"
 ANNOTATION_GROUP_SIZE: Final = f"{GROUP}/group-size"  # members that are scheduled together or not at all
+ANNOTATION_AVOIDS: Final = f"{GROUP}/avoids"  # on a pod: names of the nodes that it was made to keep off
 ANNOTATION_DISCARD_PROGRESS: Final = f"{GROUP}/discard-progress"
 
 # A training pod

@@ -1,4 +1,4 @@
-"""Pods as process groups: so-and-so many nodes with room for one member each.
+"""Pods as process groups: so-and-so many nodes with room for one pod each.
 
 What a pod prints goes to its log and to `say`; `changed` is called when anything about one is different. Belongs to one
 event loop, which must run in the main thread: the kernel ends a pod when the thread that began it dies.

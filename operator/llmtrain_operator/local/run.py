@@ -96,7 +96,8 @@ async def train(
             coordinator.serving(ADDRESS, 0, None, socket) as port,
             control.serving(run.folder, cluster.patch),
         ):
-            settings = Settings(run.job["spec"].get("image") or _IMAGE, _IMAGE, f"ws://{ADDRESS}:{port}", "")
+            image, address = run.job["spec"].get("image") or _IMAGE, f"ws://{ADDRESS}:{port}"
+            settings = Settings(image, _IMAGE, address, "", can_avoid=False)
             controller = Controller(cluster, link, settings, metrics, lambda key, delay: queue.add(key, delay))
             queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
             parts = [asyncio.create_task(part) for part in (link.run(), queue.run())]

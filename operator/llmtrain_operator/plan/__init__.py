@@ -64,10 +64,11 @@ def _book(run: Draft) -> None:
 
 
 def _identity(run: Draft) -> None:
-    alive = [pod for pod in run.observed.pods if pod.phase not in podset.ENDED_PHASES and not pod.deleting]
+    alive = sum(pod.phase not in podset.ENDED_PHASES and not pod.deleting for pod in run.observed.pods)
+    spare = min(run.spec.nodes.spares, max(0, alive - run.wanted))
     run.set(
         observed_generation=run.job.generation,
         selector=f"{names.LABEL_JOB}={run.job.name},{names.LABEL_COMPONENT}=member",
-        replicas=len(alive),
+        replicas=alive - spare,
         start_time=run.status.start_time or timestamp(run.now),
     )

@@ -88,9 +88,16 @@ class Draft:
 
     @property
     def indexes(self) -> tuple[int, ...]:
-        """The indexes of the members that the job should have now."""
+        """The indexes of the pods that the job should have now. Which of them are members is up to the round, the
+        others are spares."""
         kept = [member.index for member in self.status.round.members] if self.status.round else []
-        return podset.slots(self.observed.pods, self.wanted, kept, membership.unheard(self.observed.agents))
+        count = self.wanted + self.spec.nodes.spares
+        return podset.slots(self.observed.pods, count, kept, membership.unheard(self.observed.agents))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all members that are wanted are in the round, so that every other pod is a spare or too many."""
+        return self.status.round is not None and len(self.status.round.members) >= self.wanted
 
     @property
     def ending(self) -> EndingStatus | None:

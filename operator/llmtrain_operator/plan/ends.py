@@ -41,7 +41,7 @@ def finished(run: Draft) -> None:
 
 
 def finish(run: Draft, state: Literal["Complete", "Failed"], reason: str, message: str) -> None:
-    run.set(state=state, completion_time=timestamp(run.now), waiting_since=None, not_before=None)
+    run.set(state=state, completion_time=timestamp(run.now), spares=None, waiting_since=None, not_before=None)
     end_incident(run, state)
     for kind in ACTIVITIES:
         run.condition(kind, False, reason, message)
@@ -93,7 +93,7 @@ def suspend(run: Draft) -> None:
     end_incident(run, "Suspended")
     if run.status.round is not None:
         run.set(round=None, progress=between_rounds(run.status, run.checkpoint_step, run.now))
-    run.set(state="Suspended", nodes="0", waiting_since=None, not_before=None)
+    run.set(state="Suspended", nodes="0", spares=None, waiting_since=None, not_before=None)
     run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
     for kind in ("Scheduled", *ACTIVITIES):
         run.condition(kind, False, "Suspended", "the job is suspended")
@@ -104,7 +104,7 @@ def suspend(run: Draft) -> None:
 def dismiss(run: Draft) -> None:
     """The spec is invalid and no round runs. The job is Invalid, and its spec may be mended in every field, only when
     no pod is left that was made by the spec as it is: it would train by that among others made by the mended one."""
-    run.set(nodes="0")
+    run.set(nodes="0", spares=None)
     away = _delete_all(run, "the job's spec is invalid")
     run.actions += away
     if not away:

@@ -1,4 +1,4 @@
-"""Where the members are to be: which waiting pods are in the wrong gang, and what condition Scheduled says."""
+"""Where the members are to be: which waiting pods have to be made anew for it, and what condition Scheduled says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 from llmtrain_operator import scheduling
 from llmtrain_operator.conditions import find
+from llmtrain_operator.plan.avoid import avoided
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import DeletePod, PodView
 
@@ -15,12 +16,16 @@ REFUSED: Final = "PodsRefused"
 
 
 def regroup(run: Draft) -> tuple[PodView, ...]:
-    """Delete waiting pods whose gang has another size now. Returns all pods, those as being deleted."""
-    pods = run.observed.pods
+    """Delete waiting pods whose gang has another size now, or that keep off other nodes than they should. Returns all
+    pods, those as being deleted."""
+    pods, nodes = run.observed.pods, avoided(run)
     size = scheduling.group_size(run.spec, pods)
-    wrong = {pod.uid for pod in scheduling.misgrouped(pods, size)}
     why = f"the job's gang has {size} members now" if size else "the job has no gang any more"
-    run.actions += [DeletePod(pod.name, pod.uid, why) for pod in pods if pod.uid in wrong]
+    wrong = {pod.uid: why for pod in scheduling.misgrouped(pods, size)}
+    for pod in pods:
+        if not pod.scheduled and not pod.deleting and pod.avoids != nodes:
+            wrong.setdefault(pod.uid, f"it is to avoid {', '.join(nodes) or 'no node any more'}")
+    run.actions += [DeletePod(pod.name, pod.uid, wrong[pod.uid]) for pod in pods if pod.uid in wrong]
     return tuple(replace(pod, deleting=True) if pod.uid in wrong else pod for pod in pods)
 
 
@@ -40,6 +45,8 @@ def _judged(run: Draft) -> tuple[bool, str, str]:
         return False, run.observed.obstacle.reason, run.observed.obstacle.message
     pods = _present(run)
     placed = sum(pod.scheduled for pod in pods)
+    if placed >= run.wanted:  # whoever has one may be a member, the others are spares
+        return True, "AllPlaced", f"all {run.wanted} members have a node{_spares_placed(run, placed)}"
     count = f"{placed} of {run.wanted} members have a node"
     if run.observed.refused:
         return False, REFUSED, f"{count}; the API server refuses pods: {_once(run.observed.refused.values())}"
@@ -47,9 +54,12 @@ def _judged(run: Draft) -> tuple[bool, str, str]:
     if held := [text for text in waiting if scheduling.KUEUE_GATE in text]:
         wanted = run.spec.scheduling
         return False, "Queued", f"{count}; queue {wanted.queue if wanted else ''} admits the others ({_once(held)})"
-    if placed >= run.wanted:
-        return True, "AllPlaced", f"all {run.wanted} members have a node"
     return False, "Unschedulable" if any(waiting) else "WaitingForScheduler", f"{count}{_because(run, waiting)}"
+
+
+def _spares_placed(run: Draft, placed: int) -> str:
+    spares = run.spec.nodes.spares
+    return f", and {min(spares, placed - run.wanted)} of {spares} spares" if spares else ""
 
 
 def _present(run: Draft) -> list[PodView]:
@@ -62,7 +72,8 @@ def _missing(run: Draft) -> bool:
 
 def _because(run: Draft, waiting: list[str]) -> str:
     if any(waiting):
-        return f"; {_once(waiting)}"
+        nodes = ", ".join(avoided(run))
+        return f"; {_once(waiting)}" + (f"; status.avoidedNodes: {nodes}" if nodes else "")
     scheduler = run.spec.scheduling.scheduler_name if run.spec.scheduling else None
     return f"; scheduler {scheduler} has not looked at the others" if waiting and scheduler else ""
 

@@ -14,6 +14,7 @@ from llmtrain_operator import failure, podset, preflight
 from llmtrain_operator.api import RejectionStatus
 from llmtrain_operator.conditions import seconds, short, timestamp
 from llmtrain_operator.contract.wire import Check, Neighbour, Preflight, Report
+from llmtrain_operator.plan.avoid import avoid
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
 from llmtrain_operator.state import AgentView, DeletePod, PodView
@@ -121,6 +122,7 @@ def _reject(run: Draft, pod: PodView, why: str) -> None:
         finish(run, "Failed", REASON, f"{count} pods of member {pod.index} were rejected in a row; last: {text}")
     else:
         run.tell(REASON, f"it may not join and is replaced: {text}", warning=True)
+        avoid(run, pod.node, REASON)
 
 
 def _record(run: Draft, index: int, text: str) -> int:

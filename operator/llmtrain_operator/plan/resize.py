@@ -168,7 +168,10 @@ def _growth(run: Draft, current: Round, text: str) -> Sizing:
     there = muster(run)
     more = [member for member in there.ready if current.rank_of(member.uid) is None]
     here = {member.index for member in current.members}
+    room = run.wanted - len(current.members)
     missing = {index: what for index, what in there.missing.items() if index not in here}
+    if len(more) >= room:
+        missing = {}  # the others would be spares
     if missing:
         text = f"{text} ({membership.together(missing)})"
     if not more:
@@ -177,7 +180,8 @@ def _growth(run: Draft, current: Round, text: str) -> Sizing:
     if missing and left > 0:
         run.wake_in(left)
         return Sizing(False, False, "WaitingForMembers", text)
-    return Sizing(False, True, "Saving", f"{text}; {len(more)} more {'are' if len(more) > 1 else 'is'} ready")
+    count = min(len(more), room)
+    return Sizing(False, True, "Saving", f"{text}; {count} more {'are' if count > 1 else 'is'} ready")
 
 
 def _short_for(run: Draft) -> float:

@@ -9,6 +9,7 @@ from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Member, Round
 from llmtrain_operator.plan.aftermath import begin_incident
+from llmtrain_operator.plan.avoid import give_way, guilty, hold_against
 from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finish
@@ -33,6 +34,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     knows_steps = run.spec.entrypoint is None or run.step > 0
     verdict = failure.judge(found.cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps)
     _record(run, found, verdict)
+    suspects = guilty(run, found, lost)
     run.set(**progress.unnoticed(run.status, run.now))
     begin_incident(run, current, found, lost)
     _end(run, "Recovering", _goes_on_at(run))
@@ -43,6 +45,7 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     run.condition("Running", False, "RoundLost", str(found))
     run.condition("Recovering", True, "RoundLost", str(found))
     run.tell("MemberLost" if found.cause.reason == names.REASON_POD_LOST else "WorkerFailed", str(found), warning=True)
+    hold_against(run, suspects, found.cause.reason)
 
 
 def close_round(run: Draft) -> None:
@@ -71,6 +74,7 @@ def _end(run: Draft, state: State, goes_on_at: int | None) -> None:
         best_step=max(run.status.best_step, run.step),
         progress=progress.between_rounds(run.status, goes_on_at, run.now),
         waiting_since=timestamp(run.now),
+        pod_failures=0,
     )
 
 
@@ -122,6 +126,8 @@ def await_round(run: Draft) -> None:
     if formation.members is None:
         run.condition("Running", False, "WaitingForMembers", formation.reason)
         _warn_of_shortage(run, there, formation.reason)
+        if there.hopeless and len(there.ready) < run.spec.nodes.min:
+            give_way(run, _waited(run))
         return
     keeping = keepers(run)  # also those that are not wanted
     ready = ready_of(run, tuple(pod for pod in run.observed.pods if pod.uid in keeping))
@@ -136,14 +142,19 @@ def await_round(run: Draft) -> None:
 
 
 def _formation(run: Draft, there: Muster) -> membership.Formation:
-    waited = _waited(run)
+    ready, waited = there.ready, _waited(run)
     if (run.resumable or restorable(run) is not None) and run.status.state in ("Recovering", "Resizing"):
+        left = membership.REJOIN_PATIENCE - waited
+        if there.reserved and left > 0:
+            # They have their state at hand, and a spare would have to fetch it.
+            ready = ready[: run.wanted - there.reserved]
+            run.wake_in(left)
         # Whoever comes later is added then.
         waited = min(waited, there.settled_for)
         patience = membership.REJOIN_PATIENCE if there.returning else 0.0
     else:
         patience = membership.HOPELESS_PATIENCE if there.hopeless else membership.PATIENCE
-    return membership.form(there.ready, run.wanted, run.spec.nodes.min, there.missing, waited, patience)
+    return membership.form(ready, run.wanted, run.spec.nodes.min, there.missing, waited, patience)
 
 
 def _waited(run: Draft) -> float:
@@ -165,27 +176,27 @@ def _warn_of_shortage(run: Draft, there: Muster, reason: str) -> None:
         run.tell("BelowMinimum", f"waiting: {reason}", warning=True)
 
 
-def _place(run: Draft, member: Member) -> buddies.Place:
+def _place(run: Draft, node: str) -> buddies.Place:
     """Where it is, the widest domain first."""
-    pod = run.pods.get(member.uid)
-    node = pod.node if pod else ""
     return (*run.observed.domains.get(node, ("", "")), node)
 
 
 def _begin(run: Draft, chosen: tuple[Member, ...], reason: str) -> None:
-    number, joined = run.status.rounds + 1, {member.index for member in chosen}
+    number, joined, pods = run.status.rounds + 1, {member.index for member in chosen}, run.pods
+    nodes = [pods[member.uid].node for member in chosen]
     members = tuple(
         MemberStatus(
             index=m.index,
             incarnation=m.incarnation,
             pod=m.pod,
             uid=m.uid,
+            node=node,
             host=m.host,
             store_port=m.store_port,
             flash_port=m.flash_port,
             buddies=found,
         )
-        for m, found in zip(chosen, buddies.choose([_place(run, m) for m in chosen]), strict=True)
+        for m, node, found in zip(chosen, nodes, buddies.choose([_place(run, node) for node in nodes]), strict=True)
     )
     run.set(
         rounds=number,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
 from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
@@ -18,7 +21,7 @@ from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.preflight import inspect, resting
 from llmtrain_operator.plan.resize import decide, drained, left, over
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
-from llmtrain_operator.state import ApplyChildren, FillDesired
+from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 
 def go_on(run: Draft) -> None:
@@ -52,6 +55,7 @@ def train(run: Draft) -> None:
         run.actions.append(ApplyChildren())
     if run.spec.nodes.desired is None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
+    expire(run)
     _take_in(run)
     _early_ends(run)
     inspect(run)
@@ -117,34 +121,40 @@ def _arrange(run: Draft) -> None:
     unheard = membership.unheard(run.observed.agents)
     pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, unheard)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
-    run.actions += [*pods.delete, *pods.create]
+    run.actions += [*pods.delete, *(replace(create, avoid=avoided(run)) for create in pods.create)]
     say_whether_scheduled(run)
 
 
 def _early_ends(run: Draft) -> None:
-    """Take note of pods that ended without ever being in a round; a job that has none may fail over them."""
+    """Take note of pods that ended without ever being in a round; a job that has none may fail over them. A spare's end
+    only delays the next one: what happened to the members stays on record as the last failure."""
     in_round = {member.uid for member in run.status.round.members} if run.status.round else set()
     ended = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
     early = [pod for pod in ended if pod.uid not in in_round and pod.uid not in run.status.ended_pods]
     run.note_ended(pod.uid for pod in early)
     if not early:
         return
+    for each in early:
+        if each.reason not in podset.TAKEN_AWAY and each.reason != "OOMKilled":
+            hold_against(run, [each.node], each.reason or "PodFailed")
     count = run.status.pod_failures + 1
     pod = early[0]
     text = f"{pod.name} ended before it could join: {pod.reason}: {pod.message or 'no message'}"
     pause = failure.pause(count)
-    run.set(
-        pod_failures=count,
-        create_after=timestamp(run.now + pause) if pause else None,
-        last_failure=FailureStatus(
-            reason=pod.reason or "PodFailed",
-            message=pod.message,
-            member=pod.index,
-            exit_code=pod.exit_code,
-            time=timestamp(run.now),
-        ),
-    )
+    run.set(pod_failures=count, create_after=timestamp(run.now + pause) if pause else None)
+    if not run.whole:
+        run.set(last_failure=_end_of(pod, run.now))
     if count > run.spec.recovery.max_restarts and pod.reason in podset.OWN_ENDS and not in_round:
         finish(run, "Failed", "PodsFailing", f"{count} times in a row a pod ended too soon; last: {text}")
     else:
         run.tell("PodFailed", text, warning=True)
+
+
+def _end_of(pod: PodView, now: float) -> FailureStatus:
+    return FailureStatus(
+        reason=pod.reason or "PodFailed",
+        message=pod.message,
+        member=pod.index,
+        exit_code=pod.exit_code,
+        time=timestamp(now),
+    )
