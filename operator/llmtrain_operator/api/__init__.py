@@ -16,6 +16,7 @@ from llmtrain_operator.api.status import (
     LLMTrainJob,
     MemberStatus,
     ProgressStatus,
+    RollbackStatus,
     RoundStatus,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "MemberStatus",
     "Objectives",
     "ProgressStatus",
+    "RollbackStatus",
     "RoundStatus",
 ]

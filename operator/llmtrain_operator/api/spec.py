@@ -293,6 +293,9 @@ class Recovery(Record):
     """Restarts after failing workers until the job fails; lost nodes and pods do not count. Default 10."""
     objectives: Objectives | None = None
     """What recovery should achieve."""
+    numerics: Literal["fail", "rollback", "rollbackAndSkip"] = "rollback"
+    """When the loss is no number, or rises far out of line and stays there: fail, go back to the last good state, or do
+    that and leave out the samples that it came with. Of the reference trainer only. Default rollback."""
 
 
 class JobSpec(Record):

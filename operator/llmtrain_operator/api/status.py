@@ -210,6 +210,36 @@ class FailureStatus(StatusRecord):
     """When the operator learned of it."""
 
 
+class SamplesStatus(StatusRecord):
+    """Places in the sequence of samples."""
+
+    first: int
+    """The first of them."""
+    end: int
+    """The first after them."""
+
+
+class RollbackStatus(StatusRecord):
+    """Training went wrong, and went on from an earlier step."""
+
+    time: Time
+    """When it was decided."""
+    reason: str
+    """NonFiniteLoss or LossSpike."""
+    round: int
+    """The round that it happened in."""
+    step: int
+    """Steps done when it happened."""
+    to: int
+    """The step that was gone back to."""
+    attempt: int = 1
+    """How often it happened at about this step: the first time the newest state is gone on from, then an older one."""
+    beyond: int | None = None
+    """What was reached beyond this step is never gone on from again; absent: only the newest state was asked for."""
+    skip: SamplesStatus | None = None
+    """Samples that are left out since then."""
+
+
 class IncidentStatus(StatusRecord):
     """A round that was lost, and what that cost. Times are in seconds since the fault; absent: not yet."""
 
@@ -230,7 +260,7 @@ class IncidentStatus(StatusRecord):
     faults: int = 1
     """Rounds that were lost until training went on."""
     committed_step: int = 0
-    """Newest step that was safe by then."""
+    """Newest step that was safe by then, or that was gone back to on purpose (see rollbacks)."""
     detect_seconds: float = 0.0
     """Until it was noticed."""
     round_seconds: float | None = None
@@ -293,6 +323,8 @@ class JobStatus(StatusRecord):
     """The newest failure."""
     incidents: tuple[IncidentStatus, ...] = ()
     """The last ten incidents, the newest last."""
+    rollbacks: tuple[RollbackStatus, ...] = ()
+    """How often training went wrong and was taken back, the newest last; at most 16."""
     not_before: Time | None = None
     """Back-off: no round is formed before."""
     waiting_since: Time | None = None
