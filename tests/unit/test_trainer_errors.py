@@ -9,6 +9,7 @@ import torch
 
 from llmtrain_operator.contract.wire import Samples
 from llmtrain_trainer import errors
+from llmtrain_trainer.agent.failures import describe
 from llmtrain_trainer.divergence import MOST_SKIPS, DivergenceGuard
 from llmtrain_trainer.spikes import Spikes
 
@@ -86,3 +87,12 @@ def test_a_loss_that_stays_up_ends_the_run_and_names_its_steps():
     ) as caught:
         again.check(45, 9.5, skipped=0)
     assert (caught.value.reason, caught.value.samples) == ("LossSpike", Samples(42, 45))
+
+
+def test_the_samples_are_in_the_error_file(tmp_path, monkeypatch):
+    """The operator leaves them out of later rounds."""
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    errors.write_error_file(errors.Diverged("NonFiniteLoss", "the loss is nan", Samples(8, 16)), 1)
+    text = (tmp_path / "error.json").read_text()
+    failure = describe(1, text, "", round_number=1, rank=0, step=0)
+    assert (failure.step, failure.samples) == (1, Samples(8, 16))
