@@ -1,8 +1,8 @@
 """What to do when training itself goes wrong: a loss that is no number, or one that rises far and stays up.
 
-Pure. The first time the newest state is gone on from, which cures what chance did, and in another order of samples (see
-`skip`) what a batch did. If it comes back before training has got past it, the state was bad already: then an older one
-is taken, from durable storage, and what lies between is void from then on. If that does not help either, nothing will.
+Pure. The first time the newest state is gone on from, which cures what chance did, and what a batch did if that is left
+out (`skip`). If it comes back before training has got past it, the state was bad already: then an older one is taken,
+from durable storage, and what was reached beyond that is void from then on. If that does not help either, nothing will.
 So what is certain to come back costs two short rounds, and the number of roll-backs in a job's life is bounded.
 """
 
@@ -30,6 +30,11 @@ class Ground:
     newest: int | None
     durable: int | None
 
+    @property
+    def older(self) -> int | None:
+        """The newest step in storage, if it is not the newest of all."""
+        return self.durable if self.newest is not None and (self.durable or 0) < self.newest else None
+
 
 def judge(
     failure: Failure, past: Sequence[RollbackStatus], ground: Ground, now: float, *, skip: bool
@@ -40,8 +45,8 @@ def judge(
     """
     last = past[-1] if past else None
     attempt = last.attempt + 1 if last and failure.step < last.step + PROGRESS else 1
-    target = ground.newest if attempt == 1 else ground.durable
-    if ground.newest is None or target is None or (attempt > 1 and target >= ground.newest) or attempt > 2:
+    target = ground.newest if attempt == 1 else ground.older
+    if target is None or attempt > 2:
         return None, f"{_in_vain(past, attempt)}: {failure.message}"
     if len(past) >= MOST:
         return None, f"training was rolled back {MOST} times, which is the most: {failure.message}"
@@ -53,7 +58,6 @@ def judge(
         step=failure.step,
         to=target,
         attempt=attempt,
-        beyond=ground.newest - 1 if attempt > 1 else None,
         skip=SamplesStatus(first=left_out.first, end=left_out.end) if left_out else None,
     )
     return made, _in_words(made)
@@ -63,7 +67,7 @@ def avoid(rollbacks: Sequence[RollbackStatus]) -> Avoid:
     """What the workers of later rounds have to know."""
     return Avoid(
         skip=tuple(Samples(each.skip.first, each.skip.end) for each in rollbacks if each.skip),
-        void=tuple(Void(each.beyond, each.round) for each in rollbacks if each.beyond is not None),
+        void=tuple(Void(each.to, each.round) for each in rollbacks if each.attempt > 1),
     )
 
 

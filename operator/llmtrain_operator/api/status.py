@@ -231,11 +231,10 @@ class RollbackStatus(StatusRecord):
     step: int
     """Steps done when it happened."""
     to: int
-    """The step that was gone back to."""
+    """The step that was gone back to, or a later one if the members had it."""
     attempt: int = 1
-    """How often it happened at about this step: the first time the newest state is gone on from, then an older one."""
-    beyond: int | None = None
-    """What was reached beyond this step is never gone on from again; absent: only the newest state was asked for."""
+    """How often it happened at about this step. The first time the newest state is gone on from; the second time an
+    older one, and what this round and those before it have reached beyond is never gone on from again."""
     skip: SamplesStatus | None = None
     """Samples that are left out since then."""
 

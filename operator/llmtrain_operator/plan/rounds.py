@@ -36,8 +36,8 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     begin_incident(run, current, found, lost, back)
     if back:
         run.set(rollbacks=(*run.status.rollbacks, back))
-        if back.beyond is not None:
-            give_up(run, back.beyond)
+        if back.attempt > 1:
+            give_up(run, back.to)
             say_whether_protected(run)
     _end(run, "Recovering", _goes_on_at(run))
     if verdict.fatal:
