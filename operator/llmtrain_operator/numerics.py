@@ -33,7 +33,9 @@ class Ground:
     @property
     def older(self) -> int | None:
         """The newest step in storage, if it is not the newest of all."""
-        return self.durable if self.newest is not None and (self.durable or 0) < self.newest else None
+        if self.newest is None or self.durable is None or self.durable >= self.newest:
+            return None
+        return self.durable
 
 
 def judge(

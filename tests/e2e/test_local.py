@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -230,16 +231,29 @@ def test_a_failed_job_is_exit_code_1(start: Callable[..., Local]) -> None:
     assert run.status["lastFailure"]["reason"] == "DataMissing"
 
 
+LENGTH, SEED = 32, 7
+
+
+def text(path: Path, odd: dict[int, bytes]) -> dict[str, Any]:
+    """A text of 600 samples that is easy to learn, but for those at the `odd` places of the order, as `spec.data`."""
+    count = 600
+    plain = bytearray((b"The loss of this text is a number. " * count)[: LENGTH * count + 1])
+    order = SampleOrder(SEED, count)
+    for place, what in odd.items():
+        start = order[place] * LENGTH + 1
+        plain[start : start + len(what)] = what
+    path.write_bytes(plain)
+    return {"source": str(path), "sequenceLength": LENGTH, "validationFraction": 0}
+
+
+def training(steps: int, rate: float) -> dict[str, Any]:
+    """Batches of four."""
+    return {"maxSteps": steps, "globalBatchSize": 4, "precision": "fp32", "seed": SEED, "optimizer": {"lr": rate}}
+
+
 @pytest.fixture
 def poison(tmp_path: Path) -> dict[str, Any]:
-    """A model that knows no number for one token, and a text that has it once: the loss of one batch is NaN.
-
-    It is sample 41 of the order, in the eleventh batch of four.
-    """
-    length, place, seed, samples = 32, 41, 7, 300
-    text = bytearray(b"The loss of this text is a number. " * samples)[: length * samples + 1]
-    text[SampleOrder(seed, samples)[place] * length + length // 2] = 7
-    (tmp_path / "text.txt").write_bytes(text)
+    """A model that knows no number for one token, and a text that has it once: the eleventh batch's loss is NaN."""
     shape = LlamaConfig(
         vocab_size=257,
         hidden_size=32,
@@ -253,9 +267,8 @@ def poison(tmp_path: Path) -> dict[str, Any]:
     with torch.no_grad():
         model.get_input_embeddings().weight[7] = float("nan")
     model.save_pretrained(tmp_path / "model")
-    data = {"source": str(tmp_path / "text.txt"), "sequenceLength": length, "validationFraction": 0}
-    training = {"maxSteps": 30, "globalBatchSize": 4, "precision": "fp32", "seed": seed, "optimizer": {"lr": 0.001}}
-    return {"model": {"pretrained": str(tmp_path / "model")}, "data": data, "training": training}
+    data = text(tmp_path / "text.txt", {41: b"\a"})
+    return {"model": {"pretrained": str(tmp_path / "model")}, "data": data, "training": training(30, 0.001)}
 
 
 def test_a_batch_that_breaks_training_is_left_out(start: Callable[..., Local], poison: dict[str, Any]) -> None:
@@ -279,6 +292,24 @@ def test_what_comes_back_after_a_roll_back_fails(start: Callable[..., Local], po
     assert (run.status["state"], run.status["rounds"], len(run.status["rollbacks"])) == ("Failed", 2, 1)
     failed = next(each["message"] for each in run.status["conditions"] if each["type"] == "Failed")
     assert "and durable storage has no older state: the loss is nan at step 11 (before: " in failed
+
+
+def test_nothing_is_kept_while_the_loss_is_up(start: Callable[..., Local], tmp_path: Path) -> None:
+    """Three batches of noise after a hundred of text: the state before the first of them is gone on from."""
+    chance = random.Random(SEED)
+    noise = {place: bytes(chance.choices(b"0123456789#$%&*+<=>@", k=LENGTH - 1)) for place in range(400, 412)}
+    run = start(
+        120,
+        data=text(tmp_path / "text.txt", noise),
+        training=training(120, 0.01),
+        recovery={"numerics": "rollbackAndSkip"},
+    )
+    run.ends_with(0)
+    [made] = run.status["rollbacks"]
+    assert (made["reason"], made["step"], made["skip"]) == ("LossSpike", 102, {"first": 396, "end": 412})
+    assert run.status["checkpoint"]["restoredStep"] <= 100
+    assert (run.status["state"], run.status["progress"]["step"]) == ("Complete", 120)
+    assert run.status["progress"]["loss"] < 1.0
 
 
 def _command(pid: int) -> bytes:
