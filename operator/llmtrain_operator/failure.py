@@ -31,6 +31,8 @@ _INFRASTRUCTURE = frozenset(
     }
 )
 """Not the job's own doing, however often: never counted, tried again ever more slowly."""
+_CERTAIN = names.PERMANENT_REASONS | names.NUMERIC_REASONS
+"""All workers find these themselves, and a restart by itself does not cure them."""
 _COLLECTIVE = re.compile(
     r"connection (closed|reset|refused)|broken pipe|gloo|nccl|process ?group|socket timeout|tcpstore", re.IGNORECASE
 )
@@ -72,7 +74,7 @@ def root_cause(failures: Iterable[Failure]) -> Failure | None:
     """The failure that explains the others: permanent ones first, then signals, then errors, then lost peers."""
 
     def weight(failure: Failure) -> tuple[int, int]:
-        if failure.reason in names.PERMANENT_REASONS:
+        if failure.reason in _CERTAIN:
             return 0, failure.rank
         if is_secondary(failure):
             return 3, failure.rank
@@ -85,11 +87,11 @@ def judge(failure: Failure, history: History, max_restarts: int, *, knows_steps:
     """What to do after `failure`.
 
     `knows_steps`: the worker reports its step, so that the same error at the same step twice proves that a restart
-    does not help. Without it only the budget ends a crash loop.
+    does not help. Without it only the budget ends a crash loop. Whether bad numbers are rolled back says `numerics`.
     """
     streak = history.streak + 1 if _same(failure, history) else 1
     pause = 0.0 if streak == 1 else min(BACKOFF_LIMIT, BACKOFF_FIRST * 2.0 ** (streak - 2))
-    if failure.reason in names.PERMANENT_REASONS:
+    if failure.reason in _CERTAIN:
         return Verdict(True, failure.reason, failure.message, 0.0, True, streak)
     if failure.reason in _INFRASTRUCTURE:
         return Verdict(False, failure.reason, failure.message, pause, False, streak)

@@ -25,7 +25,10 @@ Incidents = tuple[IncidentStatus, ...]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What ended round `round`: `ago` seconds before it was noticed. `committed`: the step that was safe by then."""
+    """What ended round `round`: `ago` seconds before it was noticed. `committed`: the step that was safe by then.
+
+    `back_to`: the step that training was taken back to on purpose; what was done after it is given up, not lost.
+    """
 
     round: int
     reason: str
@@ -33,12 +36,14 @@ class Fault:
     member: int
     ago: float
     committed: int
+    back_to: int | None = None
 
 
 def begun(incidents: Incidents, fault: Fault, now: float) -> Incidents:
     """With the fault: an incident of its own, or one more fault of the one that is not over yet."""
     if last := _open(incidents):
-        return _with(incidents, last, faults=last.faults + 1, round_seconds=None)
+        safe = _kept(last.committed_step, fault)
+        return _with(incidents, last, faults=last.faults + 1, round_seconds=None, committed_step=safe)
     made = IncidentStatus(
         number=incidents[-1].number + 1 if incidents else 1,
         time=timestamp(now - fault.ago),
@@ -47,7 +52,7 @@ def begun(incidents: Incidents, fault: Fault, now: float) -> Incidents:
         message=fault.message,
         member=fault.member,
         round=fault.round,
-        committed_step=fault.committed,
+        committed_step=_kept(fault.committed, fault),
         detect_seconds=round(fault.ago, 3),
     )
     return (*incidents, made)[-KEPT:]
@@ -102,6 +107,10 @@ def told(incident: IncidentStatus) -> str:
 
 def _open(incidents: Sequence[IncidentStatus]) -> IncidentStatus | None:
     return incidents[-1] if incidents and not incidents[-1].outcome else None
+
+
+def _kept(committed: int, fault: Fault) -> int:
+    return committed if fault.back_to is None else min(committed, fault.back_to)
 
 
 def _since(incident: IncidentStatus, now: float) -> float:

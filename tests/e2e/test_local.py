@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmtrain_operator.local.init import descendants, living
+from llmtrain_trainer.elastic_data import SampleOrder
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240
@@ -40,7 +44,7 @@ class Local:
     def __init__(self, cache: Path, spec: dict[str, Any], nodes: int) -> None:
         job = {"apiVersion": "llmtrain.io/v1alpha1", "kind": "LLMTrainJob", "metadata": {"name": "j"}, "spec": spec}
         (cache / "job.yaml").write_text(json.dumps(job))
-        self._cache, self.output = cache, cache / "output.txt"
+        self.cache, self.output = cache, cache / "output.txt"
         paths = os.pathsep.join([str(ROOT / "operator"), str(ROOT / "trainer_image")])
         self._environment = {**os.environ, "PYTHONPATH": paths, "LLMTRAIN_CACHE": str(cache), "NO_COLOR": "1"}
         with self.output.open("wb") as output:
@@ -72,7 +76,7 @@ class Local:
                 environment, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if f"LLMTRAIN_CACHE={self._cache}\0".encode() in environment and words.encode() in command:
+            if f"LLMTRAIN_CACHE={self.cache}\0".encode() in environment and words.encode() in command:
                 found.append(int(folder.name))
         return found
 
@@ -80,7 +84,7 @@ class Local:
     def status(self) -> dict[str, Any]:
         """The job's status as it is on disk."""
         try:
-            job: dict[str, Any] = json.loads((self._cache / "local/jobs/j/status.json").read_text())
+            job: dict[str, Any] = json.loads((self.cache / "local/jobs/j/status.json").read_text())
         except FileNotFoundError:
             return {}
         return job.get("status") or {}
@@ -261,6 +265,87 @@ def test_a_failed_job_is_exit_code_1(start: Callable[..., Local]) -> None:
 
 def _environment(pid: int) -> str:
     return Path(f"/proc/{pid}/environ").read_text()
+
+
+LENGTH, SEED = 32, 7
+
+
+def text(path: Path, odd: dict[int, bytes]) -> dict[str, Any]:
+    """A text of 600 samples that is easy to learn, but for those at the `odd` places of the order, as `spec.data`."""
+    count = 600
+    plain = bytearray((b"The loss of this text is a number. " * count)[: LENGTH * count + 1])
+    order = SampleOrder(SEED, count)
+    for place, what in odd.items():
+        start = order[place] * LENGTH + 1
+        plain[start : start + len(what)] = what
+    path.write_bytes(plain)
+    return {"source": str(path), "sequenceLength": LENGTH, "validationFraction": 0}
+
+
+def training(steps: int, rate: float) -> dict[str, Any]:
+    """Batches of four."""
+    return {"maxSteps": steps, "globalBatchSize": 4, "precision": "fp32", "seed": SEED, "optimizer": {"lr": rate}}
+
+
+@pytest.fixture
+def poison(tmp_path: Path) -> dict[str, Any]:
+    """A model that knows no number for one token, and a text that has it once: the eleventh batch's loss is NaN."""
+    shape = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(shape)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    data = text(tmp_path / "text.txt", {41: b"\a"})
+    return {"model": {"pretrained": str(tmp_path / "model")}, "data": data, "training": training(30, 0.001)}
+
+
+def test_a_batch_that_breaks_training_is_left_out(start: Callable[..., Local], poison: dict[str, Any]) -> None:
+    """Both members say so at the same step, go back to their memory, and train on without these four samples."""
+    run = start(30, **poison, recovery={"numerics": "rollbackAndSkip", "maxRestarts": 0}, output="pvc://models/j")
+    run.ends_with(0)
+    [made] = run.status["rollbacks"]
+    assert (made["reason"], made["step"], made["skip"]) == ("NonFiniteLoss", 10, {"first": 40, "end": 44})
+    assert 0 < made["to"] <= run.status["checkpoint"]["restoredStep"] <= 10
+    [incident] = run.status["incidents"]
+    assert (incident["reason"], incident["lostSteps"], incident["outcome"]) == ("NonFiniteLoss", 0, "Recovered")
+    assert (run.status["state"], run.status["progress"]["step"]) == ("Complete", 30)
+    facts = json.loads((run.cache / "local/volumes/models/j/llmtrain.json").read_text())
+    assert facts["tokens"] == 30 * 4 * 32
+
+
+def test_what_comes_back_after_a_roll_back_fails(start: Callable[..., Local], poison: dict[str, Any]) -> None:
+    """Without another batch it is certain to: after one more round, with all that was tried."""
+    run = start(30, **poison)
+    run.ends_with(1)
+    assert (run.status["state"], run.status["rounds"], len(run.status["rollbacks"])) == ("Failed", 2, 1)
+    failed = next(each["message"] for each in run.status["conditions"] if each["type"] == "Failed")
+    assert "and durable storage has no older state: the loss is nan at step 11 (before: " in failed
+
+
+def test_nothing_is_kept_while_the_loss_is_up(start: Callable[..., Local], tmp_path: Path) -> None:
+    """Three batches of noise after a hundred of text: the state before the first of them is gone on from."""
+    chance = random.Random(SEED)
+    noise = {place: bytes(chance.choices(b"0123456789#$%&*+<=>@", k=LENGTH - 1)) for place in range(400, 412)}
+    run = start(
+        120,
+        data=text(tmp_path / "text.txt", noise),
+        training=training(120, 0.01),
+        recovery={"numerics": "rollbackAndSkip"},
+    )
+    run.ends_with(0)
+    [made] = run.status["rollbacks"]
+    assert (made["reason"], made["step"], made["skip"]) == ("LossSpike", 102, {"first": 396, "end": 412})
+    assert run.status["checkpoint"]["restoredStep"] <= 100
+    assert (run.status["state"], run.status["progress"]["step"]) == ("Complete", 120)
+    assert run.status["progress"]["loss"] < 1.0
 
 
 def _command(pid: int) -> bytes:

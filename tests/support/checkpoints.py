@@ -53,10 +53,12 @@ def write_shards(
     return tuple(_write_shard(storage, step, fence, rank, world_size, seed, chunk) for rank in range(world_size))
 
 
-def save(catalog: Catalog, fence: int, step: int, world_size: int = 2, job: str = "job-a", seed: int = 0) -> Manifest:
-    """A whole checkpoint, committed."""
+def save(
+    catalog: Catalog, fence: int, step: int, world_size: int = 2, job: str = "job-a", seed: int = 0, number: int = 1
+) -> Manifest:
+    """A whole checkpoint, committed, of round `number`."""
     shards = write_shards(catalog.storage, step, fence, world_size, seed)
-    manifest = Manifest(step, fence, job, 1, world_size, 1.8e9 + step, shards, _state(step))
+    manifest = Manifest(step, fence, job, number, world_size, 1.8e9 + step, shards, _state(step))
     catalog.commit(manifest)
     return manifest
 

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import Samples
 from llmtrain_trainer.agent.failures import describe, first_to_fail
 
 TRACEBACK = "Traceback (most recent call last):\n  ...\nValueError: bad column\n"
@@ -23,6 +24,10 @@ def error_file(message="NaN", **extra):
             {"reason": "NonFiniteLoss", "message": "NaN", "step": 7, "traceback": "where", "exit_code": 1},
             id="our trainer's error file",
         ),
+        pytest.param(
+            1, error_file(samples={"first": 8, "end": 16}), "", {"samples": Samples(8, 16)}, id="samples that it names"
+        ),
+        pytest.param(1, error_file(samples=[8, 16]), "", {"samples": None}, id="samples of another shape"),
         pytest.param(
             1, error_file(timestamp="1"), "", {"reason": "UserError", "message": "NaN", "step": 3}, id="@record's"
         ),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import Avoid, Void
 from llmtrain_trainer.checkpoint import manifest as manifests
 from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced, shard_name, step_directory
 from llmtrain_trainer.checkpoint.manifest import Manifest, NewerFormat
@@ -308,3 +309,26 @@ def test_a_checkpoint_of_a_newer_format_ends_the_search_and_is_never_removed(sto
         catalog.newest_valid(below=20)
     catalog.prune(1, 30)
     assert [(c.step, c.state) for c in catalog.checkpoints()] == [(30, "valid"), (10, "newer")]
+
+
+def test_what_was_rolled_back_from_is_passed_over_and_removed_by_the_next_save(storage):
+    """Of the round that went wrong; a later one may come past the same steps. By others it is taken for what it is."""
+    first = Catalog(storage)
+    fence = first.claim("a", 1)
+    for step in (10, 20, 30):
+        save(first, fence, step)
+    avoid = Avoid(void=(Void(10, 1),))
+    later = Catalog(storage, avoid)
+    assert later.newest_valid()[0].step == 10
+    assert Catalog(storage).newest_valid()[0].step == 30
+    save(later, later.claim("a", 2), 15, number=2)
+    assert later.newest_valid()[0].step == 15
+    assert later.prune(3, 15) == (step_directory(30), step_directory(20))
+    assert [one.step for one in later.checkpoints()] == [15, 10]
+
+
+def test_with_nothing_else_left_it_is_told_that_it_was_rolled_back_from(storage):
+    """A job that finds only that must not begin anew."""
+    catalog = Catalog(storage, Avoid(void=(Void(5, 1),)))
+    save(catalog, catalog.claim("a", 1), 10)
+    assert catalog.newest_valid() == (None, (f"{manifest_name(10)}: training was rolled back from it",))

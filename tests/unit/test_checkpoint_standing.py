@@ -5,7 +5,7 @@ import pytest
 
 from llmtrain_trainer.checkpoint.standing import Standing
 from llmtrain_trainer.config import parse
-from llmtrain_trainer.elastic_data import BatchPlan, SampleOrder
+from llmtrain_trainer.elastic_data import BatchPlan, Course, SampleOrder
 from llmtrain_trainer.errors import TrainerError
 
 SPEC = {"model": {"preset": "gpt-tiny"}, "data": {"source": "/data"}, "training": {"maxSteps": 10}}
@@ -14,7 +14,12 @@ SPEC = {"model": {"preset": "gpt-tiny"}, "data": {"source": "/data"}, "training"
 def test_a_standing_survives_its_manifest():
     """Through JSON and back, with fields of a later version ignored."""
     standing = dataclasses.replace(
-        Standing.begin(parse(json.dumps(SPEC)), "digest"), step=7, position=56, loss=2.5, skipped_in_a_row=3
+        Standing.begin(parse(json.dumps(SPEC)), "digest"),
+        step=7,
+        position=56,
+        loss=2.5,
+        skipped_in_a_row=3,
+        recent_losses=(2.5, 2.25),
     )
     assert Standing.from_json(json.loads(json.dumps(standing.to_json() | {"later": 1}))) == standing
 
@@ -52,7 +57,7 @@ def test_another_order_of_samples_is_told():
 def test_a_new_batch_size_goes_on_with_the_next_sample():
     """After 5 steps of 8, batches of 12 begin at sample 40, in the same order."""
     whole = SampleOrder(3, 100)
-    order = SampleOrder(3, 100, offset=40 - 5 * 12)
+    order = SampleOrder(3, 100, course=Course.begin(5 * 12, 40))
     plan = BatchPlan(12, 1, 12)
     (first,), (second,) = plan.samples(5, 0), plan.samples(6, 0)
     assert [order[at] for at in first + second] == [whole[at] for at in range(40, 64)]

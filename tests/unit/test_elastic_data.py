@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain_trainer.elastic_data import BatchPlan, SampleOrder
+from llmtrain_trainer.elastic_data import BatchPlan, Course, SampleOrder
 
 plans = st.builds(
     BatchPlan,
@@ -57,6 +57,61 @@ def test_a_resize_at_any_step_neither_repeats_nor_skips_a_sample(total, global_b
     counts = Counter(consumed)
     passes, rest = divmod(len(consumed), total)
     assert {counts[index] for index in range(total)} <= ({passes} if rest == 0 else {passes, passes + 1})
+
+
+stretches = st.lists(
+    st.tuples(st.integers(0, 120), st.integers(1, 30)).map(lambda pair: (pair[0], sum(pair))), max_size=5
+)
+
+
+@settings(deadline=None)
+@given(place=st.integers(0, 100), position=st.integers(0, 50), left_out=stretches)
+def test_a_course_passes_exactly_the_stretches_that_are_left_out(place, position, left_out):
+    """Whatever they overlap, and wherever it begins: in the midst of one, or behind it."""
+    course = Course.begin(position, place, left_out)
+    out = {at for first, end in left_out for at in range(first, end)}
+    expected = [at for at in range(place, 500) if at not in out][:100]
+    assert course.places(range(position, position + 100)).tolist() == expected
+    assert course.place(position + 7) == expected[7]
+
+
+@settings(deadline=None)
+@given(
+    rounds=st.lists(
+        st.tuples(
+            st.integers(1, 12),  # global batch
+            st.integers(1, 5),  # world size
+            st.integers(0, 9),  # steps
+            st.integers(0, 9),  # how many of the checkpoints there are the next round goes back by
+            st.booleans(),  # whether the batch that would have come is left out from then on
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_through_any_roll_backs_each_sample_is_trained_on_once_or_left_out(rounds):
+    """From older and newer checkpoints, with other worlds and batches: what a checkpoint stands on is complete."""
+    saved = [(0, 0, ())]  # step, place, and what was trained on up to there
+    left_out = []
+    for global_batch, world_size, steps, back, leave_out in rounds:
+        step, place, trained = saved[-1]
+        course = Course.begin(step * global_batch, place, left_out)
+        plan = BatchPlan(global_batch, world_size)
+        for _ in range(steps):
+            taken = sorted(at for rank in range(world_size) for at in positions(plan, step, rank))
+            places = course.places(taken).tolist()
+            assert not {at for first, end in left_out for at in range(first, end)} & set(places)
+            step, trained = step + 1, (*trained, *places)
+            saved.append((step, course.place(step * global_batch), trained))
+        if leave_out:
+            first, last = course.place(step * global_batch), course.place((step + 1) * global_batch - 1)
+            left_out.append((first, last + 1))
+        del saved[max(1, len(saved) - back) :]
+        for _, reached, done in saved:
+            missing = set(range(reached)) - set(done)
+            assert list(done) == sorted(set(done))
+            assert all(at < reached for at in done)
+            assert missing <= {at for first, end in left_out for at in range(first, end)}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ KILLED = Failure(names.REASON_KILLED, "SIGKILL", 1, rank=2, step=7, signal=9)
 ERROR = Failure(names.REASON_USER_ERROR, "ValueError: x", 1, rank=1, step=7)
 PEER = Failure(names.REASON_USER_ERROR, "RuntimeError: [gloo] Connection closed by peer", 1, rank=0, step=7)
 NAN = Failure(names.REASON_NON_FINITE_LOSS, "loss is nan", 1, rank=3, step=7)
+TEXT = Failure(names.REASON_DATA_MISSING, "no text", 1, rank=3, step=0)
 LOST = Failure(names.REASON_POD_LOST, "pod is gone", 1, step=7)
 EARLIER = Failure(names.REASON_POD_LOST, "another pod is gone", 1, step=6)
 FENCED = Failure(names.REASON_FENCED, "round 9 owns the storage", 1, step=7)
@@ -36,7 +37,8 @@ def test_root_cause(failures, expected) -> None:
 @pytest.mark.parametrize(
     ("what", "history", "knows_steps", "fatal", "counts", "pause"),
     [
-        pytest.param(NAN, (0, 0, None), True, True, True, 0, id="permanent-fails-at-once"),
+        pytest.param(TEXT, (0, 0, None), True, True, True, 0, id="permanent-fails-at-once"),
+        pytest.param(NAN, (0, 0, None), True, True, True, 0, id="bad-numbers-too-unless-they-are-rolled-back"),
         pytest.param(ERROR, (0, 0, None), True, False, True, 0, id="first-error-restarts-at-once"),
         pytest.param(ERROR, (1, 1, ERROR), True, True, True, 0, id="same-error-same-step-fails"),
         pytest.param(ERROR, (1, 1, ERROR), False, False, True, 1, id="steps-unknown-pauses-instead"),

@@ -2,8 +2,9 @@
 
 import pytest
 
+from llmtrain_operator.contract.wire import Avoid, Void
 from llmtrain_trainer.flash.header import Edition
-from llmtrain_trainer.flash.planner import Entry, Inventory, durable_step, newest
+from llmtrain_trainer.flash.planner import Entry, Inventory, allowed, durable_step, newest
 
 
 def member(number, *shards, durable=-1):
@@ -86,3 +87,10 @@ def test_the_newest_durable_step_that_anyone_knows():
     """-1 where nobody knows of any."""
     assert durable_step([member(0, durable=3), member(1)]) == 3
     assert durable_step([]) == -1
+
+
+def test_what_was_rolled_back_from_is_not_taken_though_it_is_newer():
+    """A member that was out of the rounds since still has it; what they came to is taken."""
+    there = [member(0, (9, 1, 1, 0)), member(1, (6, 3, 1, 0))]
+    assert newest(there, 0)[0] == Edition(9, 1, 1)
+    assert newest(allowed(there, Avoid(void=(Void(5, 2),))), 0)[0] == Edition(6, 3, 1)

@@ -115,7 +115,7 @@ def test_a_bad_node_is_measured_again_with_another_neighbour_and_then_rejected()
     assert condition(job.status, "PreflightPassed") == ("False", "PreflightFailed")
     there = [pod(0), pod(1, deleting=True), pod(2)]
     job.look(measured(0), measured(1, 2, SLOW), measured(2), there=there)
-    assert job.decided.actions == (CreatePod(1, 2),)
+    assert job.decided.actions == (CreatePod(1, 2, avoid=("n1",)),)
     assert "rejected 1 times, last j-1-1 on node n1" in find(job.status.conditions, "Running").message
     new = pod(1, name="j-1-2", uid="new", incarnation=2, node="n3")
     came = dataclasses.replace(measured(1), uid="new")

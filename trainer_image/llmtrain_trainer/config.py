@@ -164,6 +164,13 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """`numerics`: what the operator does when training goes wrong. Where there is none, a run that fails just ends."""
+
+    numerics: Literal["fail", "rollback", "rollbackAndSkip"] = "fail"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One job. `digest` is the SHA-256 of the spec that it came from."""
 
@@ -172,6 +179,7 @@ class Config:
     training: Training
     deepspeed: DeepSpeed = DeepSpeed()
     checkpoint: Checkpoint = Checkpoint()
+    recovery: Recovery = Recovery()
     output: str | None = None
     digest: str = ""
 

@@ -3,16 +3,18 @@
 Training consumes one endless sequence of samples whose order depends on the seed alone. Step `s` takes positions
 `s * global_batch` up to `(s + 1) * global_batch` of it, and the ranks share these by place. So a resize or restart
 at any step boundary neither repeats nor skips a sample: nothing but the step has to be remembered.
+Samples that are to be left out are stretches of the sequence: positions count what is left, places count all of it.
 
 Guarantees: the ranks' shares of a step are disjoint, together exactly the global batch, and differ by at most one
 sample; all ranks run the same number of micro-steps of the same shape (collectives stay matched), filled up with
 masked padding. A global batch smaller than the world leaves some ranks with padding only.
 Limit: positions are counted with the global batch, so it must stay the same while a job runs; one that is restored with
-another says by `SampleOrder.offset` how far it had come.
+another, or leaves samples out, says by `Course.begin` how far it had come.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isqrt
 
@@ -86,6 +88,47 @@ class BatchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """From positions to places in the sequence: `offset` on, and past the stretches that are left out.
+
+    `hits`: the place, as it would be without them, at which the course meets each stretch; `jumps`: how many places
+    have been left out behind it.
+    """
+
+    offset: int = 0
+    hits: tuple[int, ...] = ()
+    jumps: tuple[int, ...] = ()
+
+    @classmethod
+    def begin(cls, position: int, place: int, left_out: Iterable[tuple[int, int]] = ()) -> Course:
+        """The course on which `position` is at `place`, or at the first after it that is in none of the stretches
+        `left_out` (first, end), which may overlap. What is before `place` was decided when it was passed."""
+        hits, jumps = [], []
+        reached, jumped = place, 0
+        for first, end in sorted(left_out):
+            start = max(first, reached)
+            if end > start:
+                hits.append(start - jumped)
+                jumped += end - start
+                jumps.append(jumped)
+                reached = end
+        return cls(place - position, tuple(hits), tuple(jumps))
+
+    def places(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Of many positions at once, none of them before the beginning."""
+        plain = np.asarray(positions, dtype=np.int64) + self.offset
+        if not self.hits:
+            return plain
+        met = np.searchsorted(np.asarray(self.hits), plain, side="right")
+        jumped: npt.NDArray[np.int64] = np.asarray((0, *self.jumps), dtype=np.int64)[met]
+        return plain + jumped
+
+    def place(self, position: int) -> int:
+        """Of one."""
+        return int(self.places(position))
+
+
+@dataclass(frozen=True, slots=True)
 class SampleOrder:
     """Endless order of sample indices: one fresh permutation of `range(total)` per epoch, a function of the seed alone.
 
@@ -93,14 +136,13 @@ class SampleOrder:
     stored permutation (8 GB per worker for a billion samples), no state to save, and a resume at any step is free.
     The network works on pairs of digits to the base ceil(sqrt(total)), so its domain hardly exceeds `total`; the few
     values outside are sent round again until they fall inside (cycle walking), which keeps it a bijection.
-    `offset` is added to every position: a job that goes on with another batch size than it had counts from elsewhere.
-    Not cryptographic.
+    `course` leads from positions to places. Not cryptographic.
     """
 
     seed: int
     total: int
     shuffle: bool = True
-    offset: int = 0
+    course: Course = Course()
 
     def __post_init__(self) -> None:
         if self.total < 1:
@@ -112,7 +154,7 @@ class SampleOrder:
 
     def indices(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Sample indices of many positions at once, same shape as `positions` (which may span epochs)."""
-        places = (np.asarray(positions, dtype=np.int64) + self.offset).astype(np.uint64)
+        places = self.course.places(positions).astype(np.uint64)
         epoch, within = np.divmod(places, np.uint64(self.total))
         if self.shuffle and self.total > 1:
             within = self._permuted(within, _mixed(epoch * np.uint64(_GOLDEN) ^ np.uint64(self.seed & _MASK)))
@@ -120,7 +162,7 @@ class SampleOrder:
 
     def epoch(self, position: int) -> float:
         """Passes over the data made before `position`."""
-        return (position + self.offset) / self.total
+        return self.course.place(position) / self.total
 
     def _permuted(self, values: _U64, keys: _U64) -> _U64:
         result = _feistel(values, keys, self.total)

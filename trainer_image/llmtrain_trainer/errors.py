@@ -1,20 +1,22 @@
 """Errors of the trainer, and how they reach the agent.
 
 An error is written as torch elastic's error file (the JSON of torch.distributed.elastic's own ErrorHandler, plus
-`reason` and `step` in extraInfo), so that torchrun and our agent both show it. Limit: a process killed by a signal
-writes nothing; its exit status is all there is.
+`reason`, `step` and `samples` in extraInfo), so that torchrun and our agent both show it. Limit: a process killed by a
+signal writes nothing; its exit status is all there is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
-from llmtrain_operator.contract import names
+from llmtrain_operator.contract import names, wire
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|DefaultCPUAllocator", re.IGNORECASE)
 _PEER_LOST = re.compile(r"gloo|connection (closed|reset|refused)|broken pipe|NCCL|TCPStore", re.IGNORECASE)
@@ -26,6 +28,14 @@ class TrainerError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Diverged(TrainerError):  # noqa: N818 - it says what happened
+    """Training has gone wrong in a batch of `samples`, if it was a batch that did it."""
+
+    def __init__(self, reason: str, message: str, samples: wire.Samples) -> None:
+        super().__init__(reason, message)
+        self.samples = samples
 
 
 class ConfigError(TrainerError):
@@ -63,10 +73,12 @@ def write_error_file(error: BaseException, step: int) -> None:
     target = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not target:
         return
-    details = {
+    details: dict[str, Any] = {
         "py_callstack": "".join(traceback.format_exception(error)),
         "timestamp": str(int(time.time())),
         "reason": reason_of(error),
         "step": step,
     }
+    if isinstance(error, Diverged):
+        details["samples"] = dataclasses.asdict(error.samples)
     Path(target).write_text(json.dumps({"message": {"message": message_of(error), "extraInfo": details}}))

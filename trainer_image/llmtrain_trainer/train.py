@@ -19,21 +19,23 @@ from pathlib import Path
 
 import torch
 
-from llmtrain_operator.contract import names
+from llmtrain_operator.contract import names, wire
 from llmtrain_trainer import data, distributed, errors, export, optim, stacks
+from llmtrain_trainer.avoiding import avoid
 from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.checkpoint.keeper import Keeper
 from llmtrain_trainer.checkpoint.standing import Standing
 from llmtrain_trainer.config import Config, local_path, parse
 from llmtrain_trainer.deepspeed_config import batch_plan
 from llmtrain_trainer.divergence import DivergenceGuard
-from llmtrain_trainer.elastic_data import SampleOrder
+from llmtrain_trainer.elastic_data import Course, SampleOrder
 from llmtrain_trainer.engine import start_engine
 from llmtrain_trainer.evaluate import summed_loss, validation_loss
 from llmtrain_trainer.flops import Speed
 from llmtrain_trainer.models import build_model
 from llmtrain_trainer.progress import Reporter, is_worth_a_line, step_line
 from llmtrain_trainer.signals import Wishes
+from llmtrain_trainer.spikes import Spikes
 
 
 class Trainer:
@@ -72,9 +74,15 @@ class Trainer:
             self.say(f"samples come in another order than the checkpoint's, some again or never: {difference}")
         if begin.step > self.config.training.max_steps:
             self.say(f"nothing is left to train: the checkpoint is of step {begin.step}, beyond training.maxSteps")
-        offset = begin.position - begin.step * self.plan.global_batch
-        self.order = SampleOrder(self.config.training.seed, len(self.dataset.train), self.config.data.shuffle, offset)
-        self.guard = DivergenceGuard(self.engine.skipped_steps, begin.skipped_in_a_row, begin.loss)
+        left_out = ((each.first, each.end) for each in avoid().skip)
+        course = Course.begin(begin.step * self.plan.global_batch, begin.position, left_out)
+        shuffled = self.config.data.shuffle
+        self.order = SampleOrder(self.config.training.seed, len(self.dataset.train), shuffled, course)
+        watched = shuffled and self.config.recovery.numerics != "fail"
+        spikes = Spikes(begin.recent_losses, begin.risen_losses) if watched else None
+        self.guard = DivergenceGuard(
+            self.samples, spikes, self.engine.skipped_steps, begin.skipped_in_a_row, begin.loss
+        )
         self.reporter.update(
             step=begin.step,
             epoch=self.order.epoch(begin.step * self.plan.global_batch),
@@ -121,19 +129,28 @@ class Trainer:
         loss_sum, *votes = self.worker.sums(summed, *self.keeper.votes(step + 1).values())
         mean = loss_sum / self.speed.tokens
         self.guard.check(step + 1, mean, self.engine.skipped_steps)
-        return mean, Votes.of(votes)
+        return mean, Votes.of(votes).without_saving() if self.guard.suspects else Votes.of(votes)
+
+    def samples(self, first: int, last: int) -> wire.Samples:
+        """Those of the steps `first` to `last`, counted from 1; of this round's, that is: others are behind us."""
+        start = max(first - 1, self.begin.step) * self.plan.global_batch
+        end = self.order.course.place(last * self.plan.global_batch - 1) + 1
+        return wire.Samples(self.order.course.place(start), end)
 
     def standing(self) -> Standing:
         """Where training stands at this boundary."""
-        progress = self.reporter.progress
+        progress, course = self.reporter.progress, self.order.course
+        consumed = progress.step * self.plan.global_batch
+        position = course.place(consumed)
         return dataclasses.replace(
             Standing.begin(self.config, self.dataset.digest),
             step=progress.step,
-            position=progress.step * self.plan.global_batch + self.order.offset,
+            position=position,
+            left_out=self.begin.left_out + position - (consumed + course.offset),
             loss=progress.loss,
             validation_loss=progress.validation_loss,
             perplexity=progress.perplexity,
-            skipped_in_a_row=self.guard.in_a_row,
+            **self.guard.standing(),
         )
 
     def report(self, step: int, loss: float, seconds: float, waited: float) -> None:
@@ -174,7 +191,7 @@ class Trainer:
             progress = self.reporter.progress
             facts = {
                 "steps": progress.step,
-                "tokens": self.standing().position * self.config.data.sequence_length,
+                "tokens": self.standing().trained * self.config.data.sequence_length,
                 "loss": progress.loss,
                 "validationLoss": progress.validation_loss,
                 "worldSize": self.worker.world_size,

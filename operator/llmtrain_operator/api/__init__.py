@@ -19,6 +19,7 @@ from llmtrain_operator.api.status import (
     NodeFailureStatus,
     ProgressStatus,
     RejectionStatus,
+    RollbackStatus,
     RoundStatus,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "Objectives",
     "ProgressStatus",
     "RejectionStatus",
+    "RollbackStatus",
     "RoundStatus",
 ]

@@ -25,9 +25,9 @@ _FORMATS: Final = {"integer": "int64", "number": "double"}
 
 _FROZEN: Final = (
     *("image?", "nodes.procPerNode", "nodes.acceleratorResource?", "model?", "data?", "training", "deepspeed"),
-    *("entrypoint?", "checkpoint?", "output?", "template?"),
+    *("entrypoint?", "checkpoint?", "recovery.numerics", "output?", "template?"),
 )
-"""What the members of a round must agree on. Counts of nodes, suspend, recovery and the time to live may change.
+"""What the members of a round must agree on. Counts of nodes, suspend, other recovery and the time to live may change.
 A question mark marks what may be absent."""
 
 _EDITABLE: Final = (

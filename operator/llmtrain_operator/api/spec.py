@@ -318,6 +318,9 @@ class Recovery(Record):
     """What recovery should achieve."""
     preflight: Preflight = Preflight()
     """Whether a new member's node is checked before it may join."""
+    numerics: Literal["fail", "rollback", "rollbackAndSkip"] = "rollback"
+    """When the loss is no number, or rises far out of line and stays there: fail, go back to the last good state, or do
+    that and leave out the samples that it came with. Of the reference trainer only. Default rollback."""
 
 
 class JobSpec(Record):

@@ -212,6 +212,35 @@ class FailureStatus(StatusRecord):
     """When the operator learned of it."""
 
 
+class SamplesStatus(StatusRecord):
+    """Places in the sequence of samples."""
+
+    first: int
+    """The first of them."""
+    end: int
+    """The first after them."""
+
+
+class RollbackStatus(StatusRecord):
+    """Training went wrong, and went on from an earlier step."""
+
+    time: Time
+    """When it was decided."""
+    reason: str
+    """NonFiniteLoss or LossSpike."""
+    round: int
+    """The round that it happened in."""
+    step: int
+    """Steps done when it happened."""
+    to: int
+    """The step that was gone back to, or a later one if the members had it."""
+    attempt: int = 1
+    """How often it happened at about this step. The first time the newest state is gone on from; the second time an
+    older one, and what this round and those before it have reached beyond is never gone on from again."""
+    skip: SamplesStatus | None = None
+    """Samples that are left out since then."""
+
+
 class IncidentStatus(StatusRecord):
     """A round that was lost, and what that cost. Times are in seconds since the fault; absent: not yet."""
 
@@ -232,7 +261,7 @@ class IncidentStatus(StatusRecord):
     faults: int = 1
     """Rounds that were lost until training went on."""
     committed_step: int = 0
-    """Newest step that was safe by then."""
+    """Newest step that was safe by then, or that was gone back to on purpose (see rollbacks)."""
     detect_seconds: float = 0.0
     """Until it was noticed."""
     round_seconds: float | None = None
@@ -340,6 +369,8 @@ class JobStatus(StatusRecord):
     """What spoke against nodes during the last day, the newest last, at most 64."""
     avoided_nodes: tuple[AvoidedNodeStatus, ...] = ()
     """Nodes that new pods are kept off, at most 16."""
+    rollbacks: tuple[RollbackStatus, ...] = ()
+    """How often training went wrong and was taken back, the newest last; at most 16."""
     not_before: Time | None = None
     """Back-off: no round is formed before."""
     waiting_since: Time | None = None

@@ -64,12 +64,14 @@ ENV_FLASH_SOCKET: Final = "LLMTRAIN_FLASH_SOCKET"  # unix datagram socket that t
 ENV_FLASH_ADDRESS: Final = "LLMTRAIN_FLASH_ADDRESS"  # host:port where the agent hands out its pod's snapshots
 ENV_MTBF: Final = "LLMTRAIN_MTBF"  # mean seconds between failures of the job so far; absent: it had none
 ENV_FLASH_KEY: Final = "LLMTRAIN_FLASH_KEY"  # what members of the round prove themselves to each other with
+ENV_AVOID: Final = "LLMTRAIN_AVOID"  # `wire.Avoid` as JSON: what was rolled back from; absent: nothing
 
 EXIT_STOPPED: Final = 143  # 128 + SIGTERM, as a shell says it: a worker or agent that ended because it was told to
 
 # Why a worker ended. Trainer errors carry one of these in their error file; the operator's ladder reads them.
 REASON_OUT_OF_MEMORY: Final = "OutOfMemory"
 REASON_NON_FINITE_LOSS: Final = "NonFiniteLoss"
+REASON_LOSS_SPIKE: Final = "LossSpike"  # the loss has risen far out of line, and stays there
 REASON_DATA_MISSING: Final = "DataMissing"
 REASON_DATA_CORRUPT: Final = "DataCorrupt"
 REASON_VOCABULARY_MISMATCH: Final = "VocabularyMismatch"
@@ -97,10 +99,12 @@ PERMANENT_REASONS: Final = frozenset(
         REASON_DATA_CORRUPT,
         REASON_VOCABULARY_MISMATCH,
         REASON_INVALID_CONFIG,
-        REASON_NON_FINITE_LOSS,
         REASON_OUT_OF_MEMORY,
         REASON_CHECKPOINT_MISMATCH,
         REASON_CHECKPOINT_LOST,
     }
 )
 """Errors that a restart cannot cure: the same input gives them again."""
+
+NUMERIC_REASONS: Final = frozenset({REASON_NON_FINITE_LOSS, REASON_LOSS_SPIKE})
+"""Training itself went wrong: what is done then says recovery.numerics."""

@@ -13,7 +13,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 WIRE_VERSION = 1
 
@@ -43,12 +43,45 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Samples:
+    """Places in the endless sequence of samples: `first` up to, and without, `end`."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """What rounds up to number `round` reached beyond `step` is not to be gone on from."""
+
+    step: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Avoid:
+    """What training was rolled back from. `skip`: samples that are trained on no more, in no order, perhaps
+    overlapping."""
+
+    skip: tuple[Samples, ...] = ()
+    void: tuple[Void, ...] = ()
+
+    def voids(self, step: int, round_number: int) -> bool:
+        """Whether the state after `step`, as that round had it, is not to be gone on from."""
+        return any(step > each.step and round_number <= each.round for each in self.void)
+
+
+NOTHING: Final = Avoid()
+"""There is nothing to avoid."""
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """A membership generation. `number` only grows and fences everything older.
 
     `buddies`: for each member the ranks of those who should keep copies of its snapshots, the best first. `key`: what
     members prove themselves to each other with; the coordinator makes it, it is in no status. `mtbf`: mean seconds
-    between failures of the job so far, None if it had none.
+    between failures of the job so far, None if it had none. `avoid`: what the job was rolled back from.
     """
 
     number: int
@@ -57,6 +90,7 @@ class Round:
     buddies: tuple[tuple[int, ...], ...] = ()
     key: str = ""
     mtbf: float | None = None
+    avoid: Avoid = NOTHING
 
     @property
     def world_size(self) -> int:
@@ -144,7 +178,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Failure:
     """How a worker ended, in the trainer's own words. `reason` is one of `names.REASON_*`. `lasted`: seconds that it
-    had been of no use by then."""
+    had been of no use by then. `samples`: those that it may be due to, where the trainer knows."""
 
     reason: str
     message: str
@@ -155,6 +189,7 @@ class Failure:
     signal: int | None = None
     traceback: str = ""
     lasted: float = 0.0
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True, slots=True)

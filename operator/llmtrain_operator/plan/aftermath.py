@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Literal
 
 from llmtrain_operator import incidents, membership, progress
+from llmtrain_operator.api import RollbackStatus
 from llmtrain_operator.conditions import short
 from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.blame import Blame
@@ -13,8 +14,10 @@ from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import AgentView
 
 
-def begin_incident(run: Draft, current: Round, found: Blame, lost: tuple[membership.Loss, ...]) -> None:
-    """The round `current` is lost."""
+def begin_incident(
+    run: Draft, current: Round, found: Blame, lost: tuple[membership.Loss, ...], back: RollbackStatus | None
+) -> None:
+    """The round `current` is lost; `back`: where training is taken back to on purpose."""
     agents = (run.observed.agents.get(loss.member.uid) for loss in lost)
     ago = [known for agent in agents if agent and (known := _known_for(agent, current)) is not None]
     flash = run.status.flash.committed_step if run.status.flash else None
@@ -25,6 +28,7 @@ def begin_incident(run: Draft, current: Round, found: Blame, lost: tuple[members
         member=found.member.index,
         ago=max(ago, default=0.0),
         committed=max(flash or 0, run.checkpoint_step or 0),
+        back_to=back.to if back else None,
     )
     run.set(incidents=incidents.begun(run.status.incidents, fault, run.now))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmtrain_operator import membership, podset, progress
+from llmtrain_operator import membership, numerics, podset, progress
 from llmtrain_operator.api import EndingStatus, JobSpec, JobStatus, RoundStatus
 from llmtrain_operator.conditions import ConditionType, put, seconds
 from llmtrain_operator.contract.wire import Check, Directive, Member, Round
@@ -66,7 +66,14 @@ class Draft:
             Member(m.index, m.incarnation, m.pod, m.uid, m.host, m.store_port, m.flash_port) for m in stored.members
         )
         chosen = tuple(member.buddies for member in stored.members)
-        return Round(stored.number, members, stored.procs_per_member, chosen, mtbf=self._mtbf(stored))
+        return Round(
+            stored.number,
+            members,
+            stored.procs_per_member,
+            chosen,
+            mtbf=self._mtbf(stored),
+            avoid=numerics.avoid(self.status.rollbacks),
+        )
 
     def _mtbf(self, stored: RoundStatus) -> float | None:
         """Mean seconds between failures when the round began."""

@@ -19,7 +19,7 @@ def note_checkpoints(run: Draft) -> None:
         _tell(run, old, new, told.checkpoints)
         run.set(checkpoint=new)
     _say_whether_durable(run)
-    _say_whether_protected(run)
+    say_whether_protected(run)
 
 
 def _newer(old: CheckpointStatus, told: Progress, said: Checkpoints, now: float) -> CheckpointStatus:
@@ -85,7 +85,8 @@ def _say_whether_durable(run: Draft) -> None:
         run.condition("Durable", None, "NotYetSaved", "the first checkpoint is still to come")
 
 
-def _say_whether_protected(run: Draft) -> None:
+def say_whether_protected(run: Draft) -> None:
+    """What a lost member would cost."""
     flash = run.status.flash
     whole = flash is not None and len(keepers(run)) == len(flash.holders)
     if flash and flash.committed_step is not None and flash.copies and whole:

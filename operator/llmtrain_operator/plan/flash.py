@@ -32,6 +32,13 @@ def restorable(run: Draft) -> int | None:
     return flash.committed_step if covered(flash, _living(run)) else None
 
 
+def give_up(run: Draft, beyond: int) -> None:
+    """Steps beyond that one are not gone on from any more, so that nobody need be waited for who has them."""
+    flash = run.status.flash
+    if flash and flash.committed_step is not None and flash.committed_step > beyond:
+        run.set(flash=flash.model_copy(update={"committed_step": None, "copies": 0, "holders": ()}))
+
+
 def last_gasp(run: Draft) -> str:
     """The UID of the pod that is to persist what is in memory, before all pods end; empty if nothing is to be.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmtrain_operator import buddies, failure, incidents, membership, progress
-from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RoundStatus
+from llmtrain_operator import buddies, failure, incidents, membership, numerics, progress
+from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RollbackStatus, RoundStatus
 from llmtrain_operator.api.status import State
 from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
@@ -12,8 +12,9 @@ from llmtrain_operator.plan.aftermath import begin_incident
 from llmtrain_operator.plan.avoid import give_way, guilty, hold_against
 from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.durable import say_whether_protected
 from llmtrain_operator.plan.ends import finish
-from llmtrain_operator.plan.flash import keepers, restorable, with_memory
+from llmtrain_operator.plan.flash import give_up, keepers, restorable, with_memory
 from llmtrain_operator.plan.muster import Muster, muster, ready_of
 
 MEMORY_PATIENCE = 30.0
@@ -30,22 +31,42 @@ def watch_silence(run: Draft) -> None:
 def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) -> None:
     """End `current`, of which `lost` are gone, and judge what happened, which may end the job too."""
     found = blame(run, current, lost)
-    history = _history(run.status, run.now)
-    knows_steps = run.spec.entrypoint is None or run.step > 0
-    verdict = failure.judge(found.cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps)
+    verdict, back = _judged(run, found.cause)
     _record(run, found, verdict)
     suspects = guilty(run, found, lost)
     run.set(**progress.unnoticed(run.status, run.now))
-    begin_incident(run, current, found, lost)
+    begin_incident(run, current, found, lost, back)
+    if back:
+        run.set(rollbacks=(*run.status.rollbacks, back))
+        if back.attempt > 1:
+            give_up(run, back.to)
+            say_whether_protected(run)
     _end(run, "Recovering", _goes_on_at(run))
     if verdict.fatal:
         finish(run, "Failed", verdict.reason, verdict.message)
         return
     run.set(restarts=run.status.restarts + 1)
-    run.condition("Running", False, "RoundLost", str(found))
-    run.condition("Recovering", True, "RoundLost", str(found))
+    reason, text = ("RolledBack", f"{verdict.message}: {found}") if back else ("RoundLost", str(found))
+    run.condition("Running", False, reason, text)
+    run.condition("Recovering", True, reason, text)
+    if back:
+        run.tell("RolledBack", text, warning=True)
+        return
     run.tell("MemberLost" if found.cause.reason == names.REASON_POD_LOST else "WorkerFailed", str(found), warning=True)
     hold_against(run, suspects, found.cause.reason)
+
+
+def _judged(run: Draft, cause: Failure) -> tuple[failure.Verdict, RollbackStatus | None]:
+    """What to do after `cause`; and where to go back to, if it is that training itself went wrong."""
+    mode = run.spec.recovery.numerics
+    if cause.reason in names.NUMERIC_REASONS and mode != "fail" and run.spec.entrypoint is None:
+        ground = numerics.Ground(_goes_on_at(run), run.checkpoint_step)
+        skip = mode == "rollbackAndSkip"
+        back, words = numerics.judge(cause, run.status.rollbacks, ground, run.now, skip=skip)
+        return failure.Verdict(back is None, cause.reason, words, 0.0, False, 1), back
+    history = _history(run.status, run.now)
+    knows_steps = run.spec.entrypoint is None or run.step > 0
+    return failure.judge(cause, history, run.spec.recovery.max_restarts, knows_steps=knows_steps), None
 
 
 def close_round(run: Draft) -> None:

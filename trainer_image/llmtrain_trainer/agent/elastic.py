@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure
+from llmtrain_operator.contract.wire import Failure, encode
 from llmtrain_trainer.agent.environment import REFERENCE_COMMAND, runs_reference_trainer
 from llmtrain_trainer.agent.failures import MAX_TRACEBACK, describe, first_to_fail
 from llmtrain_trainer.agent.flash import AgentFlash
@@ -154,8 +154,10 @@ class MemberAgent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         os.environ[names.ENV_ROUND] = str(self._membership.report.round)  # workers inherit this environment
-        if self._flash and self._membership.round:
-            os.environ.update(self._flash.enter(self._membership.round))
+        if entered := self._membership.round:
+            os.environ[names.ENV_AVOID] = encode(entered.avoid)
+            if self._flash:
+                os.environ.update(self._flash.enter(entered))
         with forked_from(self._zygote, REFERENCE_COMMAND) if self._zygote else contextlib.nullcontext():
             pids: dict[int, Any] = super()._start_workers(worker_group)
         self._groups = set(pids.values())

@@ -1,7 +1,7 @@
 """A worker's end as a `Failure`: from its error file, else from its exit status and last words.
 
-The error file is torch elastic's JSON, of `@record` or of our trainer, which adds `reason` and `step`. It may be
-missing, cut off or of another shape; then the exit status tells. Secrets of the environment are taken out.
+The error file is torch elastic's JSON, of `@record` or of our trainer, which adds `reason`, `step` and `samples`. It
+may be missing, cut off or of another shape; then the exit status tells. Secrets of the environment are taken out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure
+from llmtrain_operator.contract.wire import Failure, Samples, WireError, from_dict
 from llmtrain_trainer.agent.redaction import redactor
 
 MAX_MESSAGE: Final = 2_000
@@ -57,7 +57,15 @@ def describe(exit_code: int, error_file: str, stderr: str, *, round_number: int,
         exit_code=exit_code if exit_code >= 0 else None,
         signal=-exit_code if exit_code < 0 else None,
         traceback=traceback[-MAX_TRACEBACK:],
+        samples=_samples(extra.get("samples")),
     )
+
+
+def _samples(noted: Any) -> Samples | None:
+    try:
+        return None if noted is None else from_dict(Samples, noted)
+    except WireError:
+        return None
 
 
 def _parse(text: str) -> tuple[str, str, Mapping[str, Any]]:

@@ -45,6 +45,7 @@ def last_gasp(environment: Environment, directive: Directive | None, entered: Ro
 
 
 def _write(environment: Environment, catalog: Catalog, entered: Round) -> None:
+    from llmtrain_trainer.flash import planner
     from llmtrain_trainer.flash.persist import Claimant, Memory, persist_newest
     from llmtrain_trainer.flash.protocol import Pass, PeerGone
     from llmtrain_trainer.flash.store import Store
@@ -62,7 +63,8 @@ def _write(environment: Environment, catalog: Catalog, entered: Round) -> None:
         except PeerGone as gone:
             log.info("member %s hands out nothing any more: %s", rank, gone)
     claimant = Claimant(environment.job_uid, entered.number)
-    outcome = persist_newest(Memory({mine: store}, by), catalog, inventories, claimant)
+    allowed = planner.allowed(inventories, entered.avoid)
+    outcome = persist_newest(Memory({mine: store}, by), catalog, allowed, claimant)
     if outcome.committed and outcome.edition:
         log.info("step %s went from memory to durable storage in %.1f s", outcome.edition.step, outcome.seconds)
     else:

@@ -86,6 +86,8 @@ class Beginning:
             durable = self._known_durable
         else:
             standing, durable = self._load(source or self._choose_after_all())
+            if self._session is not None and durable is not None:
+                self._session.note_durable(durable)
         if self._session is not None and self._state is not None:
             self._session.begin(self._state, self._model, recalled[0] if recalled else None)
         return Begun(standing, self._state, self._model, self._session, durable)

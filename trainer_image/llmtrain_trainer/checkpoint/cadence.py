@@ -91,6 +91,10 @@ class Votes:
     lost: float = 0
     snap: float = 0
 
+    def without_saving(self) -> Votes:
+        """The same, but nothing of this step is to be kept."""
+        return dataclasses.replace(self, due=0, snap=0)
+
     def values(self) -> tuple[float, ...]:
         """In the order of the fields, for a sum."""
         return dataclasses.astuple(self)

@@ -17,6 +17,7 @@ import secrets
 from typing import Final
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import NOTHING, Avoid
 from llmtrain_trainer.checkpoint import claims
 from llmtrain_trainer.checkpoint import manifest as manifests
 from llmtrain_trainer.checkpoint.claims import Claim
@@ -55,8 +56,9 @@ class Fenced(TrainerError):  # noqa: N818 - it says what happened
 class Catalog:
     """The checkpoints of one storage. Every method raises `StorageError`. Not for several threads at once."""
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+    def __init__(self, storage: Storage, avoid: Avoid = NOTHING) -> None:
+        """`avoid`: what this job was rolled back from. It is neither offered nor kept for long."""
+        self.storage, self._avoid = storage, avoid
         self._mine: Claim | None = None
 
     def claim(self, job_uid: str, round_number: int) -> int:
@@ -126,9 +128,10 @@ class Catalog:
     def newest_valid(self, below: int | None = None) -> tuple[Manifest | None, tuple[str, ...]]:
         """The newest valid checkpoint (of a step less than `below`), and what was passed over: `FILE: why`.
 
-        Incomplete ones are not counted as passed over: they were never committed. Raises `NewerFormat`.
+        Incomplete ones are not counted as passed over: they were never committed; nor is what was rolled back from,
+        unless there is nothing else. Raises `NewerFormat`.
         """
-        skipped = []
+        skipped, void = [], []
         for step in self._steps():
             if below is not None and step >= below:
                 continue
@@ -137,9 +140,13 @@ class Catalog:
             except Damaged as damaged:
                 skipped.append(str(damaged))
                 continue
-            if manifest is not None:
-                return manifest, tuple(skipped)
-        return None, tuple(skipped)
+            if manifest is None:
+                continue
+            if self._avoid.voids(step, manifest.round):
+                void.append(f"{manifest_name(step)}: training was rolled back from it")
+                continue
+            return manifest, tuple(skipped)
+        return None, (*void, *skipped)
 
     def commit(self, manifest: Manifest) -> None:
         """Make the checkpoint exist. Its shards must be written, and be seen from here. Raises `Fenced`; needs `claim`.
@@ -198,17 +205,20 @@ class Catalog:
         self.storage.delete(files)
 
     def prune(self, keep: int, newest: int) -> tuple[str, ...]:
-        """Remove what `retention.doomed` says; the steps' directories that are gone. Raises `Fenced`."""
+        """Remove what `retention.doomed` says and what training was rolled back from; the steps' directories that are
+        gone. Raises `Fenced`."""
         fence = self.check()
         found = self.checkpoints()
-        gone = doomed(found, fence, keep, newest)
-        for step in gone.steps:
+        void = [one.step for one in found if one.manifest and self._avoid.voids(one.step, one.manifest.round)]
+        gone = doomed([checkpoint for checkpoint in found if checkpoint.step not in void], fence, keep, newest)
+        steps = (*void, *gone.steps)
+        for step in steps:
             self._remove(step)
         self.storage.delete(gone.strays)
-        left = [checkpoint for checkpoint in found if checkpoint.step not in gone.steps]
+        left = [checkpoint for checkpoint in found if checkpoint.step not in steps]
         self.storage.delete(unnamed(left, self._frozen(), fence + 1))
         self.storage.delete(old_claims([file.name for file in self.storage.list().files], fence))
-        return tuple(step_directory(step) for step in gone.steps)
+        return tuple(step_directory(step) for step in steps)
 
     def _look_for_shards(self, manifest: Manifest) -> None:
         """Raises `StorageError` unless the other members' shards are where this one will look for them."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llmtrain_operator.contract import names
+from llmtrain_trainer.avoiding import avoid
 from llmtrain_trainer.checkpoint.accord import Outcome, join_accord
 from llmtrain_trainer.checkpoint.beginning import Beginning
 from llmtrain_trainer.checkpoint.cadence import Cadence, History, Votes, decide, due
@@ -224,7 +225,7 @@ class Keeper:
             bandwidth=durable.bandwidth,
         )
         accord = join_accord(writer.rank, writer.world_size)
-        catalog = Catalog(open_storage(durable.storage))
+        catalog = Catalog(open_storage(durable.storage), avoid())
         return Saver(catalog, accord, writer, Staging(self._worker.device), self._teller.ended), catalog
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, cast
 
 import torch
 
+from llmtrain_trainer.avoiding import avoid
 from llmtrain_trainer.checkpoint import restore
 from llmtrain_trainer.checkpoint.catalog import Catalog
 from llmtrain_trainer.checkpoint.manifest import Damaged
@@ -58,7 +59,7 @@ class Opening:
             try:
                 stored = self._patiently(lambda: restore.load(state, source, self._worker), pauses)  # noqa: B023 - at once
             except Damaged as damage:
-                source = self._insist(functools.partial(restore.choose_older, source, damage))
+                source = self._insist(functools.partial(restore.choose_older, source, damage, avoid()))
             else:
                 return source, stored
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import NOTHING, Avoid
 from llmtrain_trainer.checkpoint import pretrained
 from llmtrain_trainer.checkpoint.catalog import Catalog, step_directory
 from llmtrain_trainer.checkpoint.filling import fill as fill_from
@@ -74,16 +75,16 @@ def choose(own: Catalog | None, restore_from: str | None) -> Source | None:
     )
 
 
-def choose_older(source: Source, damage: Damaged) -> Source:
+def choose_older(source: Source, damage: Damaged, avoid: Avoid = NOTHING) -> Source:
     """What to take instead of a checkpoint that turned out damaged: the next older one beside it.
 
     One that is no longer there was no damaged one: the job that it belongs to trains, and has removed it for a newer
-    one, which is taken then. Raises `StorageError`, `CheckpointLost`.
+    one, which is taken then. `avoid`: what this job was rolled back from. Raises `StorageError`, `CheckpointLost`.
     """
     if source.manifest is None:
         raise AssertionError("a model has no older checkpoints")
     step, skipped = source.manifest.step, (*source.skipped, str(damage))
-    catalog = Catalog(open_storage(source.uri))
+    catalog = Catalog(open_storage(source.uri), avoid if source.own else NOTHING)
     if catalog.checkpoint(step).manifest == source.manifest:
         other = _newest(catalog, own=source.own, below=step, skipped=skipped)
     else:

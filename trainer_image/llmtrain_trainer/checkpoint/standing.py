@@ -13,10 +13,11 @@ from llmtrain_trainer.errors import ConfigError, TrainerError
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """After `step` steps. `position` counts the samples consumed, whatever the batch size was.
+    """After `step` steps. `position`: the place in the sequence of samples that comes next, whatever the batch size.
 
-    `seed`, `shuffle`, `sequence_length` and `data_digest` say which sequence of samples that is a position in. The
-    losses are what was last reported; `skipped_in_a_row` is the divergence guard's count.
+    `seed`, `shuffle`, `sequence_length` and `data_digest` say which sequence of samples that is a place in; `left_out`
+    of those before it were never trained on. The losses are what was last reported; `skipped_in_a_row` is the
+    divergence guard's count, `recent_losses` and `risen_losses` are what it judges spikes by.
     """
 
     step: int
@@ -30,6 +31,14 @@ class Standing:
     validation_loss: float | None = None
     perplexity: float | None = None
     skipped_in_a_row: int = 0
+    left_out: int = 0
+    recent_losses: tuple[float, ...] = ()
+    risen_losses: tuple[float, ...] = ()
+
+    @property
+    def trained(self) -> int:
+        """Samples trained on."""
+        return self.position - self.left_out
 
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""

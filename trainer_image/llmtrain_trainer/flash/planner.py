@@ -8,8 +8,9 @@ that have it, readers spread over them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from llmtrain_operator.contract.wire import Avoid
 from llmtrain_trainer.flash.header import Edition
 
 
@@ -84,6 +85,14 @@ def newest(
         if len(found) == edition.world_size and all(found):
             return edition, tuple(found)
     return None
+
+
+def allowed(inventories: Iterable[Inventory], avoid: Avoid) -> list[Inventory]:
+    """Without what training was rolled back from."""
+    return [
+        replace(each, entries=tuple(e for e in each.entries if not avoid.voids(e.edition.step, e.edition.round)))
+        for each in inventories
+    ]
 
 
 def durable_step(inventories: Iterable[Inventory]) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import NOTHING, Avoid
 from llmtrain_trainer.checkpoint.layout import LayoutError
 from llmtrain_trainer.checkpoint.manifest import Damaged
 from llmtrain_trainer.checkpoint.pieces import Piece
@@ -62,10 +63,11 @@ class _Trouble:
 
 
 class Recall:
-    """One worker's part. `member`: its member's rank in the round; `by`: lets it into the other members' stores."""
+    """One worker's part. `member`: its member's rank in the round; `by`: lets it into the other members' stores;
+    `avoid`: what is not to be gone on from."""
 
-    def __init__(self, store: Store, worker: Worker, member: int, by: Pass) -> None:
-        self._store, self._worker, self._member, self._by = store, worker, member, by
+    def __init__(self, store: Store, worker: Worker, member: int, by: Pass, avoid: Avoid = NOTHING) -> None:
+        self._store, self._worker, self._member, self._by, self._avoid = store, worker, member, by, avoid
         self._inventories: list[Inventory] = []
         self._bad: dict[str, str] = {}
 
@@ -73,7 +75,8 @@ class Recall:
         """Look into all members' stores."""
         here = os.environ.get(names.ENV_FLASH_ADDRESS, "")
         mine = survey(self._store, self._member, here) if os.environ.get("LOCAL_RANK", "0") == "0" else None
-        self._inventories = [found for found in self._worker.gather(mine) if found is not None]
+        found = [each for each in self._worker.gather(mine) if each is not None]
+        self._inventories = planner.allowed(found, self._avoid)
 
     @property
     def best(self) -> Edition | None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from llmtrain_operator.contract import names, wire
+from llmtrain_trainer.avoiding import avoid
 from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.config import Config, Flash
 from llmtrain_trainer.distributed import Worker
@@ -58,7 +59,7 @@ class Session:
         self._slots, self._notices = SLOTS + spare, notices
         self.snapshots = Snapshots(store, who, worker.device, notices, self._slots)
         by = Pass(number, os.environ.get(names.ENV_FLASH_KEY, ""))
-        self.recall = Recall(store, worker, worker.rank // self._local_world, by)
+        self.recall = Recall(store, worker, worker.rank // self._local_world, by, avoid())
         self._stalls: deque[float] = deque(maxlen=_REMEMBERED)
         self._steps: deque[float] = deque(maxlen=_REMEMBERED)
         self._copies: deque[float] = deque(maxlen=_REMEMBERED)
@@ -184,9 +185,14 @@ class Session:
     def release(self, saved: int | None) -> None:
         """What was read from a slot is in durable storage, or (None) could not be brought there."""
         self.snapshots.release()
-        if saved is not None and self._who.local_rank == 0:
+        if saved is not None:
+            self.note_durable(saved)
+
+    def note_durable(self, step: int) -> None:
+        """This is the newest step in durable storage that may be gone on from."""
+        if self._who.local_rank == 0:
             with contextlib.suppress(OSError):  # a full store: storage is asked then, which takes longer
-                self._store.note_durable(saved)
+                self._store.note_durable(step)
 
     def _commit(self) -> None:
         self.snapshots.commit()
