@@ -293,6 +293,9 @@ class Recovery(Record):
     """Restarts after failing workers until the job fails; lost nodes and pods do not count. Default 10."""
     objectives: Objectives | None = None
     """What recovery should achieve."""
+    straggler: Literal["report", "replace"] = "report"
+    """A rank that is persistently slower than its peers is reported; replace also gives its member a new pod, if training
+    can go on meanwhile without losing a step. Default report."""
 
 
 class JobSpec(Record):

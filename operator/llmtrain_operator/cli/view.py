@@ -31,6 +31,7 @@ _TELLING: Final = {
     "Suspended": "False",
     "Resizing": "True",
     "Durable": "False",
+    "Straggling": "True",
 }
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LAST_EVENTS: Final = 5
