@@ -3,9 +3,9 @@
 In synchronous training the steps of all ranks take equally long, because the fast wait for the slow. What tells who is
 slow is the time that each needs until it meets the others:
 
-- On a CPU collectives are gloo's. They are started in the background and waited for in `Work.wait` alone, by torch's
-  functions and by DeepSpeed at every ZeRO stage, in backward hooks too; so that is where waiting is measured, at 4 us a
-  collective. All else between a step's first batch and its loss is the worker's own.
+- On a CPU collectives are gloo's. Whoever asks for one, torch's functions or DeepSpeed at any ZeRO stage, in backward
+  hooks too, hands it to a `ProcessGroup` and waits for it in `Work.wait`: the time in these is taken, at 8 us for both.
+  All else between a step's first batch and its loss is the worker's own.
 - On an accelerator collectives block its queue, not Python. Forward passes stand for the whole there, timed by events
   in the queue itself; up to ZeRO 2 there is no collective in them. ZeRO 3 gathers weights in each, so nothing is told.
   Not run on an accelerator.
@@ -16,38 +16,67 @@ nobody's own time, so a slow network is not seen here; `Work.wait` is replaced f
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import torch
-from torch.distributed import Work
+from torch.distributed import ProcessGroup, Work
 
 from llmtrain_operator.contract import wire
 
 WINDOW: Final = 15
 """Steps that a pace is the median of."""
+COLLECTIVES: Final = (
+    "all_gather_single",
+    "all_gather_single_coalesced",
+    "all_to_all_single",
+    "allgather",
+    "allgather_coalesced",
+    "allreduce",
+    "allreduce_coalesced",
+    "alltoall",
+    "barrier",
+    "broadcast",
+    "gather",
+    "gather_single",
+    "recv",
+    "recv_anysource",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_single",
+    "reduce_scatter_single_coalesced",
+    "scatter",
+    "send",
+)
+"""The methods of a process group that torch begins one with."""
 
 
 class Waits:
-    """Seconds that this process has waited in collectives from now on."""
+    """Seconds that this process has spent in collectives from now on."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        wait = Work.wait
+        self._time(Work, "wait")
+        for name in COLLECTIVES:
+            self._time(ProcessGroup, name)
 
-        def wait_for_others(work: Work, timeout: timedelta | None = None) -> bool:
+    def _time(self, kind: type, name: str) -> None:
+        call = getattr(kind, name)
+
+        @functools.wraps(call)
+        def timed(*args: Any, **options: Any) -> Any:
             began = time.perf_counter()
             try:
-                return wait(work) if timeout is None else wait(work, timeout)
+                return call(*args, **options)
             finally:
                 self.seconds += time.perf_counter() - began
 
-        Work.wait = wait_for_others  # type: ignore[method-assign]
+        setattr(kind, name, timed)
 
 
 class Pace:
@@ -63,7 +92,7 @@ class Pace:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around a step from its first batch to its loss, for which an accelerator has finished all that it was given."""
+        """Around a step from its first batch to its loss: by then an accelerator has done all that it was given."""
         began = time.perf_counter()
         waited = self._waits.seconds if self._waits else 0.0
         yield

@@ -16,7 +16,9 @@ from llmtrain_operator.api.status import (
     LLMTrainJob,
     MemberStatus,
     ProgressStatus,
+    ReplacedStatus,
     RoundStatus,
+    StragglerStatus,
 )
 
 __all__ = [
@@ -33,5 +35,7 @@ __all__ = [
     "MemberStatus",
     "Objectives",
     "ProgressStatus",
+    "ReplacedStatus",
     "RoundStatus",
+    "StragglerStatus",
 ]

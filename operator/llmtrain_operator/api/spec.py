@@ -294,8 +294,8 @@ class Recovery(Record):
     objectives: Objectives | None = None
     """What recovery should achieve."""
     straggler: Literal["report", "replace"] = "report"
-    """A rank that is persistently slower than its peers is reported; replace also gives its member a new pod, if training
-    can go on meanwhile without losing a step. Default report."""
+    """What is done about a rank that is persistently slower than its peers: report it, or also replace its member's pod
+    while the others go on, of which there must be nodes.min. Default report."""
 
 
 class JobSpec(Record):

@@ -71,6 +71,7 @@ def _end(run: Draft, state: State, goes_on_at: int | None) -> None:
         best_step=max(run.status.best_step, run.step),
         progress=progress.between_rounds(run.status, goes_on_at, run.now),
         waiting_since=timestamp(run.now),
+        stragglers=(),
     )
 
 

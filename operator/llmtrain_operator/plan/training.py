@@ -17,6 +17,7 @@ from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.resize import decide, drained, left, over
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
+from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler
 from llmtrain_operator.state import ApplyChildren, FillDesired
 
 
@@ -63,6 +64,7 @@ def train(run: Draft) -> None:
     if run.round is None:
         await_round(run)
     decide(run)
+    replace_straggler(run)
     _arrange(run)
     watch_silence(run)
     direct(run)
@@ -74,6 +76,7 @@ def _take_in(run: Draft) -> None:
     note_flash(run)
     note_checkpoints(run)
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
+    note_stragglers(run)
 
 
 def _follow(run: Draft) -> None:

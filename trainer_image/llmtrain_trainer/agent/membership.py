@@ -128,7 +128,9 @@ class Membership:
         if failure and failure.round < entered.number:
             failure = None
         self.round = entered
-        self._say(state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure, paces=())
+        self._say(
+            state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure, paces=()
+        )
 
     def leave(self) -> None:
         """No workers any more, ready for a newer round; the spare store is listening already.
