@@ -69,14 +69,14 @@ class Waits:
         call = getattr(kind, name)
 
         @functools.wraps(call)
-        def timed(*args: Any, **options: Any) -> Any:
+        def wait_for_others(*args: Any, **options: Any) -> Any:
             began = time.perf_counter()
             try:
                 return call(*args, **options)
             finally:
                 self.seconds += time.perf_counter() - began
 
-        setattr(kind, name, timed)
+        setattr(kind, name, wait_for_others)
 
 
 class Pace:

@@ -17,7 +17,7 @@ from llmtrain_operator.conditions import find, seconds, timestamp
 from llmtrain_operator.contract.wire import Pace, Round
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import restorable
-from llmtrain_operator.state import DeletePod
+from llmtrain_operator.state import DeletePod, PodView
 
 PAUSE: Final = 600.0
 """Seconds between two replacements: each costs two rounds, and the next pod may be as slow."""
@@ -31,10 +31,14 @@ def note_stragglers(run: Draft) -> None:
     told = run.status.progress
     if paces and run.trains and not run.ending and told and told.phase == "training":
         _watch(run, paces, told.step)
+
+
+def say_whether_straggling(run: Draft) -> None:
+    """Condition Straggling, once there is something to compare."""
     found = _found(run)
     if found:
         run.condition("Straggling", True, "SlowMembers", _in_words(run, found))
-    elif len(paces) > 1 or find(run.status.conditions, "Straggling"):
+    elif len(_paces(run)) > 1 or find(run.status.conditions, "Straggling"):
         run.condition("Straggling", False, "KeepingUp", "no member is persistently slower than the others")
 
 
@@ -44,20 +48,20 @@ def replace_straggler(run: Draft) -> None:
     if run.spec.recovery.straggler != "replace" or current is None or run.ending or not run.trains:
         return
     found = _movable(run)
-    if found and not _obstacle(run, current):
+    if found and not _leaves(run, current) and not _obstacle(run, current):
         slow = found[0]
         uid = next(member.uid for member in current.members if member.index == slow.member)
         run.set(replaced=ReplacedStatus(member=slow.member, node=slow.node, uid=uid, time=timestamp(run.now)))
         run.tell("StragglerReplaced", f"{_named(slow)} leaves at a step boundary and a new pod takes its place")
-    _make_room(run, current)
+    # Again if that failed, for as long as it is in the round.
+    if (leaves := _leaves(run, current)) and not leaves.deleting:
+        run.actions.append(DeletePod(leaves.name, leaves.uid, "it is persistently slower than its peers"))
 
 
-def _make_room(run: Draft, current: Round) -> None:
-    """Delete the pod that was chosen: again if that failed, for as long as it is in the round."""
+def _leaves(run: Draft, current: Round) -> PodView | None:
+    """The pod that was chosen, while it is in the round."""
     chosen = run.status.replaced
-    pod = run.pods.get(chosen.uid) if chosen else None
-    if pod and not pod.deleting and current.rank_of(pod.uid) is not None:
-        run.actions.append(DeletePod(pod.name, pod.uid, "it is persistently slower than its peers"))
+    return run.pods.get(chosen.uid) if chosen and current.rank_of(chosen.uid) is not None else None
 
 
 def _watch(run: Draft, paces: Sequence[Pace], step: int) -> None:
@@ -137,7 +141,7 @@ def _in_words(run: Draft, found: Sequence[StragglerStatus]) -> str:
     """Without figures: they are in the status, and would make another condition of it every second."""
     text = f"{', '.join(map(_named, found))}: persistently slower than the others, who wait"
     current = run.round
-    if run.spec.recovery.straggler != "replace" or current is None or run.ending:
+    if run.spec.recovery.straggler != "replace" or current is None or run.ending or _leaves(run, current):
         return text
     if not _movable(run):
         return f"{text}; not replaced: its predecessor was slow on this node too"

@@ -17,7 +17,7 @@ from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.resize import decide, drained, left, over
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
-from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler
+from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler, say_whether_straggling
 from llmtrain_operator.state import ApplyChildren, FillDesired
 
 
@@ -35,6 +35,7 @@ def go_on(run: Draft) -> None:
         suspend(run)
         return
     watch_silence(run)
+    say_whether_straggling(run)
     direct(run)
     if run.round:
         describe(run)
@@ -65,6 +66,7 @@ def train(run: Draft) -> None:
         await_round(run)
     decide(run)
     replace_straggler(run)
+    say_whether_straggling(run)
     _arrange(run)
     watch_silence(run)
     direct(run)
