@@ -201,14 +201,14 @@ def test_a_run_is_steered_from_another_terminal_and_taken_up_where_it_was(start:
 
 @pytest.fixture
 def throttle() -> Iterator[Callable[[list[int]], None]]:
-    """Gives processes 3 % of a processor together, as a container's limit does, until they end."""
+    """Gives processes 5 % of a processor together, as a container's limit does, until they end."""
     group = next((Path(h.own) for h in current_hierarchies() if "cpu" in h.controllers.split(",")), None)
     if group is None:
         pytest.skip("needs a cpu hierarchy of cgroup v1")
     slow = group / f"llmtrain-slow-{os.getpid()}"
     slow.mkdir()
     (slow / "cpu.cfs_period_us").write_text("100000")
-    (slow / "cpu.cfs_quota_us").write_text("3000")
+    (slow / "cpu.cfs_quota_us").write_text("5000")
 
     def begin(pids: list[int]) -> None:
         for pid in pids:
@@ -226,8 +226,9 @@ def test_a_slow_member_is_named_and_replaced(
     """Both members' steps take long then; the one whose worker has hardly any processor leaves at a step boundary, and
     the next incarnation is as fast as the other. No restart, no step done again."""
     run = start(FOREVER, room=3, recovery={"straggler": "replace"}, **ELASTIC)
-    run.until(lambda: (run.status.get("checkpoint") or {}).get("step"), "a checkpoint")
-    assert run.members == [0, 1]
+    run.until(
+        lambda: run.members == [0, 1] and (run.status.get("checkpoint") or {}).get("step"), "both and a checkpoint"
+    )
     throttle([pid for pid in run.processes("llmtrain_trainer.train") if b"LLMTRAIN_MEMBER_INDEX=1\0" in _environ(pid)])
     run.until(lambda: run.status.get("replaced"), "a replacement")
     events = run.llmtrain("events", "j")

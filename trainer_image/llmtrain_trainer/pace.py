@@ -11,7 +11,7 @@ slow is the time that each needs until it meets the others:
   Not run on an accelerator.
 
 Medians over the last `WINDOW` steps, so that neither first steps nor outliers count. Limits: what a collective costs is
-nobody's own time, so a slow network is not seen here; `Work.wait` is replaced for the whole process.
+nobody's own time, so a slow network is not seen here; torch's methods are replaced for the whole process.
 """
 
 from __future__ import annotations
