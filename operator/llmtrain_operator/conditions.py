@@ -23,6 +23,7 @@ ConditionType = Literal[
     "Durable",
     "Protected",
     "Degraded",
+    "Straggling",
     "ObjectivesMet",
     "PreflightPassed",
 ]

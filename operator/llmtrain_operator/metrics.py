@@ -1,7 +1,7 @@
 """What Prometheus gets to see: the operator's own health, and each job's numbers as its status has them.
 
 Job series are made from the newest status at scrape time, so a forgotten job leaves no series behind. Labels come
-from closed sets plus namespace and job name; never a pod, a UID or a step.
+from closed sets plus namespace, job name and the rank of a straggler; never a pod, a UID or a step.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class _JobCollector(Collector):
         yield jobs
         for series in _SERIES:
             yield self._family(series)
+        yield self._stragglers()
         yield self._time()
 
     def _family(self, series: _Series) -> Metric:
@@ -103,6 +104,18 @@ class _JobCollector(Collector):
             value = series.value(status)
             if value is not None:
                 family.add_metric(labels, value)
+        return family
+
+    def _stragglers(self) -> Metric:
+        family = GaugeMetricFamily(
+            "llmtrain_job_straggler_ratio",
+            "Time of a persistently slow rank's own part of a step over that of its peers.",
+            labels=[*_JOB, "rank"],
+        )
+        for labels, status in self.statuses.items():
+            for straggler in status.stragglers:
+                if straggler.found:
+                    family.add_metric([*labels, str(straggler.rank)], straggler.factor)
         return family
 
     def _time(self) -> Metric:

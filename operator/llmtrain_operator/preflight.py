@@ -8,12 +8,12 @@ takes `ATTEMPTS` checks in a row, each with another neighbour.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Final
 
 from llmtrain_operator.contract.wire import Preflight
+from llmtrain_operator.peers import median_without
 
 ATTEMPTS: Final = 2
 """Checks that a node may fail, or that may fail themselves, until it is rejected."""
@@ -54,21 +54,11 @@ def _below(measured: Mapping[str, Preflight], field: str, tolerance: float) -> d
     ordered = sorted(values.values())
     found = {}
     for uid, value in values.items():
-        peers = _median_without(ordered, value)
+        peers = median_without(ordered, value)
         if peers is not None and value < tolerance * peers:
             what = f"{FIGURES[field][0]}{_of_what(measured[uid], field)} {_shown(value, field)}"
             found[uid] = f"{what}, its peers' median is {_shown(peers, field)}"
     return found
-
-
-def _median_without(ordered: list[float], value: float) -> float | None:
-    """The median of all but one `value`; None of nothing. Thousands may start together, so nothing is sorted again."""
-    left = len(ordered) - 1
-    if not left:
-        return None
-    out = bisect_left(ordered, value)
-    low, high = (left - 1) // 2, left // 2
-    return (ordered[low + (low >= out)] + ordered[high + (high >= out)]) / 2
 
 
 def _figure(known: Preflight, field: str) -> float | None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from devcluster.cgroups import current_hierarchies
 from llmtrain_operator.local.init import descendants, living
 from llmtrain_trainer.elastic_data import SampleOrder
 
@@ -232,6 +233,54 @@ def test_a_run_is_steered_from_another_terminal_and_taken_up_where_it_was(start:
     status = again.status
     assert (status["state"], status["progress"]["step"], status["restarts"]) == ("Complete", saved + 5, 0)
     assert (status["checkpoint"]["restoredStep"], status["rounds"]) == (saved, 3)
+
+
+@pytest.fixture
+def throttle() -> Iterator[Callable[[list[int]], None]]:
+    """Gives processes 5 % of a processor together, as a container's limit does, until they end."""
+    group = next((Path(h.own) for h in current_hierarchies() if "cpu" in h.controllers.split(",")), None)
+    if group is None:
+        pytest.skip("needs a cpu hierarchy of cgroup v1")
+    slow = group / f"llmtrain-slow-{os.getpid()}"
+    slow.mkdir()
+    (slow / "cpu.cfs_period_us").write_text("100000")
+    (slow / "cpu.cfs_quota_us").write_text("5000")
+
+    def begin(pids: list[int]) -> None:
+        for pid in pids:
+            (slow / "cgroup.procs").write_text(str(pid))
+
+    yield begin
+    for pid in (slow / "cgroup.procs").read_text().split():
+        (group / "cgroup.procs").write_text(pid)
+    slow.rmdir()
+
+
+def test_a_slow_member_is_named_and_replaced(
+    throttle: Callable[[list[int]], None], start: Callable[..., Local]
+) -> None:
+    """Both members' steps take long then; the one whose worker has hardly any processor leaves at a step boundary, and
+    the next incarnation is as fast as the other. No restart, no step done again."""
+    run = start(FOREVER, room=3, recovery={"straggler": "replace"}, **ELASTIC)
+    run.until(
+        lambda: run.members == [0, 1] and (run.status.get("checkpoint") or {}).get("step"), "both and a checkpoint"
+    )
+    throttle(
+        [pid for pid in run.processes("llmtrain_trainer.train") if "LLMTRAIN_MEMBER_INDEX=1\0" in _environment(pid)]
+    )
+    run.until(lambda: run.status.get("replaced"), "a replacement")
+    events = run.llmtrain("events", "j")
+    assert ("StragglerFound" in events, "member 1 (rank 1" in events, "member 0 (rank 0" in events) == (
+        True,
+        True,
+        False,
+    )
+    saved = run.status["progress"]["step"]
+    run.until(lambda: run.status["incarnations"] == {"0": 1, "1": 2} and run.members == [0, 1], "another pod")
+    run.until(lambda: run.status["progress"]["step"] > saved + 20, "steps")
+    assert run.status["restarts"] == 0
+    run.process.send_signal(signal.SIGINT)
+    run.ends_with(130)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ import transformers
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from llmtrain_operator.contract import names, wire
-from llmtrain_trainer import distributed, sample, train
+from llmtrain_trainer import data, distributed, sample, train
 from llmtrain_trainer.checkpoint import cadence
 from llmtrain_trainer.config import parse
 from llmtrain_trainer.progress import Reporter
@@ -53,6 +53,26 @@ def record(scenario, rank):
     recorder = Recorder(rank, config.training.max_steps)
     status = train.Trainer(config, recorder).run()
     return {"status": status, "steps": [json.loads(text) for step, text in recorder.steps.items() if step]}
+
+
+def hampered(scenario, rank):
+    """Like `record`; each forward pass of the last rank takes `slow` seconds longer, and its batches come `late`."""
+    last = rank == scenario["world"] - 1
+    forward, fetch = train.summed_loss, data.Prefetch.__next__
+
+    def slow_forward(*args):
+        time.sleep(scenario["slow"])
+        return forward(*args)
+
+    def late_fetch(prefetched):
+        batch = fetch(prefetched)
+        time.sleep(scenario["late"])
+        prefetched.waited += scenario["late"]
+        return batch
+
+    if last:
+        train.summed_loss, data.Prefetch.__next__ = slow_forward, late_fetch
+    return record(scenario, rank)
 
 
 def run_main(scenario, rank):
@@ -131,7 +151,7 @@ def reload(scenario, rank):
     return {"loss": loss, "text": sample.generate(spec["output"], "def ", 20, temperature=0.8, seed=1)}
 
 
-KINDS = {"record": record, "main": run_main, "plain": plain, "reload": reload}
+KINDS = {"record": record, "hampered": hampered, "main": run_main, "plain": plain, "reload": reload}
 
 
 def child(scenario, rank, port, directory):

@@ -140,12 +140,16 @@ async def test_progress_of_the_current_round_is_reported(ground, tmp_path):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
             for text in (
                 wire.encode(wire.Progress(0, 3, step=7, loss=2.5)),
+                wire.encode(wire.Progress(1, 3, step=7, loss=2.5, pace=wire.Pace(1, 0.5, 1.0))),
                 wire.encode(wire.Progress(0, 2, step=99)),
                 "nonsense",
             ):
                 worker.sendto(text.encode(), str(tmp_path / "p"))
-        report = await ground.report(lambda r: r.progress)
-        assert (report.progress.step, report.progress.loss) == (7, 2.5)
+        report = await ground.report(lambda r: r.paces)
+        assert (report.progress.rank, report.progress.step, report.progress.loss) == (0, 7, 2.5)
+        assert report.paces == (wire.Pace(1, 0.5, 1.0),), "also those of workers that do not stand for the member"
+        membership.enter(round_of(4), 1)
+        assert membership.report.paces == ()
 
 
 async def test_what_workers_said_last_is_reported_with_their_end(ground, tmp_path):

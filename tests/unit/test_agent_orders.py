@@ -1,7 +1,7 @@
 import pytest
 
-from llmtrain_operator.contract.wire import Check, Directive, Member, Progress, Round
-from llmtrain_trainer.agent.orders import decide, newest
+from llmtrain_operator.contract.wire import Check, Directive, Member, Pace, Progress, Round
+from llmtrain_trainer.agent.orders import decide, newest, paces
 
 ME, OTHER = (Member(i, 0, f"pod-{i}", uid, "host", 1) for i, uid in enumerate(("me", "other")))
 
@@ -36,6 +36,14 @@ def test_a_directive_means_one_thing_in_each_state(directive, current, in_round,
     assert order.kind == kind
     assert order.reason
     assert (order.round is not None) == (kind == "enter")
+
+
+def test_the_newest_pace_of_each_worker_is_kept():
+    """In order of rank, so that equal reports are equal; a worker that has none yet changes nothing."""
+    known = paces(paces((), Pace(3, 0.5, 1.0)), Pace(2, 0.4, 1.0))
+    assert known == (Pace(2, 0.4, 1.0), Pace(3, 0.5, 1.0))
+    assert paces(known, Pace(3, 0.6, 1.0)) == (Pace(2, 0.4, 1.0), Pace(3, 0.6, 1.0))
+    assert paces(known, None) == known
 
 
 @pytest.mark.parametrize(

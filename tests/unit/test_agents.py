@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmtrain_operator.agents import ARRIVAL_GRACE, LOOK, STANDSTILL, AgentBook
-from llmtrain_operator.contract.wire import AgentUpdate, Preflight, Progress, Report
+from llmtrain_operator.contract.wire import AgentUpdate, Pace, Preflight, Progress, Report
 from llmtrain_operator.state import PodView
 
 
@@ -144,6 +144,8 @@ def test_an_agent_that_never_came_is_silent_since_its_pod_runs(book, clock) -> N
 def test_what_is_only_progress_is_told_apart(book) -> None:
     """Figures of a round that goes on; everything else may change what is to be done."""
     assert book.update(says("a"))
+    quick = says("a")
+    assert book.update(replace(quick, report=replace(quick.report, paces=(Pace(0, 0.5, 1.0),))))
     assert not book.update(says("a", connected=False))
     assert not book.update(says("a"))
     measured = says("a")

@@ -228,9 +228,14 @@ def test_a_failed_job_shows_the_trainers_own_words():
             "QueueMissing: queue q needs Kueue",
             id="no-queue",
         ),
+        pytest.param(
+            RUNNING | {"conditions": [condition("Straggling", "True", "SlowMembers", "member 2 is slower")]},
+            "SlowMembers: member 2 is slower",
+            id="a straggler",
+        ),
     ],
 )
-def test_the_page_says_why_nothing_trains(status, says):
+def test_the_page_says_why_nothing_trains_or_no_faster(status, says):
     """The telling condition is shown without asking for it."""
     assert text(view.page(seen(status), NOW, bar=False)).count(says) == 1
 

@@ -6,11 +6,11 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmtrain_operator.api.status import JobStatus, MemberStatus, ProgressStatus, RoundStatus
+from llmtrain_operator.api.status import JobStatus, MemberStatus, ProgressStatus, RoundStatus, StragglerStatus
 from llmtrain_operator.http import serve
 from llmtrain_operator.metrics import Metrics
 
-CLOSED_LABELS = {"namespace", "job", "state", "cause", "result", "verb", "resource", "code", "le"}
+CLOSED_LABELS = {"namespace", "job", "rank", "state", "cause", "result", "verb", "resource", "code", "le"}
 
 
 def scrape(metrics: Metrics) -> dict[str, dict[tuple, float]]:
@@ -50,6 +50,15 @@ def test_a_jobs_numbers_are_shown_under_namespace_and_name():
     assert shown["llmtrain_job_time_seconds_total"]["starting", "a", "ns"] == 10
     assert shown["llmtrain_jobs"]["Running",] == shown["llmtrain_jobs"]["Pending",] == 1
     assert shown["llmtrain_jobs"]["Failed",] == 0
+
+
+def test_only_stragglers_that_were_found_are_shown():
+    """By rank; one that is merely watched may be in order a moment later."""
+    metrics = Metrics()
+    slow = StragglerStatus(member=1, rank=3, node="n1", factor=1.6, since="2026-01-01T00:00:00Z", step=7, found=True)
+    watched = slow.model_copy(update={"rank": 4, "found": False})
+    metrics.job("ns", "a", running(7).model_copy(update={"stragglers": (slow, watched)}))
+    assert scrape(metrics)["llmtrain_job_straggler_ratio"] == {("a", "ns", "3"): 1.6}
 
 
 def test_a_forgotten_job_leaves_no_series_behind():

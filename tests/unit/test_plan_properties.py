@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.conditions import seconds
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Check, Checkpoints, Directive, Failure, Preflight, Progress, Report
+from llmtrain_operator.contract.wire import Check, Checkpoints, Directive, Failure, Pace, Preflight, Progress, Report
 from llmtrain_operator.plan import plan
 from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, FillDesired, JobView, Observed, PodView
 
@@ -30,21 +30,29 @@ class World(RuleBasedStateMachine):
         restarts=st.integers(0, 3),
         durable=st.booleans(),
         checks=st.booleans(),
+        straggler=st.sampled_from(["report", "replace"]),
     )
-    def apply_job(self, low: int, span: int, spares: int, restarts: int, durable: bool, checks: bool) -> None:
+    def apply_job(
+        self, low: int, span: int, spares: int, restarts: int, durable: bool, checks: bool, straggler: str
+    ) -> None:
         high = min(low + span, MAX_PODS)
         self.durable = durable
         self.storage_works = True
         self.checks = checks
         self.slow: set[str] = set()
         self.saved: int | None = None
+        self.straggler: int | None = None
         self.spec = JobSpec.model_validate(
             {
                 "nodes": {"min": low, "max": high, "spares": spares},
                 "model": {"preset": "gpt-tiny"},
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
-                "recovery": {"maxRestarts": restarts, "preflight": {"enabled": checks}},
+                "recovery": {
+                    "maxRestarts": restarts,
+                    "preflight": {"enabled": checks},
+                    "straggler": straggler,
+                },
                 "checkpoint": {"durable": {"storage": "file:///c"}} if durable else {},
             }
         )
@@ -119,6 +127,14 @@ class World(RuleBasedStateMachine):
     def training_goes_on(self, step: int) -> None:
         for pod in self._running():
             self._trains(pod, step)
+
+    @rule(index=st.sampled_from([None, 0, 1, 2]))
+    def a_member_is_slow(self, index: int | None) -> None:
+        self.straggler = index
+        for step in (5, 35, 65) if self._running() else ():
+            self.now += 15.0
+            self.training_goes_on(step)
+            self._check(self._plan())
 
     @precondition(lambda self: self.durable)
     @rule(works=st.booleans())
@@ -225,10 +241,17 @@ class World(RuleBasedStateMachine):
         for action in decided.actions:
             if isinstance(action, DeletePod):
                 assert action.reason
-                assert action.uid not in in_round or decided.status.state in ENDED, "a pod of the current round"
+                if action.uid in in_round and decided.status.state not in ENDED:
+                    assert self._is_slow(decided, action.uid), "a pod of the current round"
         if decided.status.state in ENDED:
             assert not any(isinstance(action, CreatePod) for action in decided.actions)
         self._carry_out(decided)
+
+    def _is_slow(self, decided, uid: str) -> bool:
+        """Whether this is the one straggler that may be replaced: all others are there, and are enough."""
+        chosen = decided.status.replaced
+        enough = len(decided.status.round.members) > self.spec.nodes.min
+        return self.spec.recovery.straggler == "replace" and chosen is not None and chosen.uid == uid and enough
 
     def _check_endings(self, decided, in_round: set[str]) -> None:
         """Nobody is told to save but a round that is to end; leaving as asked is no restart and no failure."""
@@ -313,7 +336,9 @@ class World(RuleBasedStateMachine):
             error = "" if self.storage_works else "no space left on device"
             said = Checkpoints(self.saved, error=error, error_reason=error and names.REASON_STORAGE_FULL)
         progress = Progress(pod.index, self.number, step=step, max_steps=100, step_seconds=1.0, checkpoints=said)
-        self._report(pod, progress=progress)
+        uids = [member.uid for member in self.status.round.members] if self.status.round else []
+        rank = uids.index(pod.uid) if pod.uid in uids else 0
+        self._report(pod, progress=progress, paces=(Pace(rank, 9.0 if pod.index == self.straggler else 5.0, 10.0),))
 
     def _report(self, pod: PodView, **changes) -> None:
         known = self.agents.get(pod.uid)

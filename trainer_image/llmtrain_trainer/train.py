@@ -33,6 +33,7 @@ from llmtrain_trainer.engine import start_engine
 from llmtrain_trainer.evaluate import summed_loss, validation_loss
 from llmtrain_trainer.flops import Speed
 from llmtrain_trainer.models import build_model
+from llmtrain_trainer.pace import Pace
 from llmtrain_trainer.progress import Reporter, is_worth_a_line, step_line
 from llmtrain_trainer.signals import Wishes
 from llmtrain_trainer.spikes import Spikes
@@ -57,6 +58,7 @@ class Trainer:
         if source and source.is_model:
             self.keeper.load_weights(self.model, source)
         self.speed = Speed(self.model, config, self.worker)
+        self.pace = Pace(self.worker.rank, self.worker.device, gathers=config.deepspeed.stage == 3)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.engine = start_engine(config, self.model, self.worker)
         self.resume(self.keeper.restore(self.engine, source))
@@ -101,7 +103,8 @@ class Trainer:
             for step in range(first, training.max_steps):
                 started = time.perf_counter()
                 _, micro_batches = next(prefetched)
-                loss, votes = self.step(step, micro_batches)
+                with self.pace.step():
+                    loss, votes = self.step(step, micro_batches)
                 self.report(step + 1, loss, time.perf_counter() - started, prefetched.waited)
                 # Step boundary: weights, optimizer and data position agree on all workers.
                 if every and (step + 1) % every == 0 and step + 1 < training.max_steps and not votes.stop:
@@ -121,7 +124,8 @@ class Trainer:
         optim.set_learning_rate(self.engine.optimizer, rate)
         summed = torch.zeros((), dtype=torch.float64, device=self.worker.device)
         for batch in micro_batches:
-            loss = summed_loss(self.engine, batch, self.worker.device)
+            with self.pace.forward():
+                loss = summed_loss(self.engine, batch, self.worker.device)
             self.engine.backward(loss * self.plan.loss_scale(self.speed.tokens))
             self.keeper.before_update()
             self.engine.step()
@@ -165,6 +169,7 @@ class Trainer:
             gradient_norm=float(norm) if norm is not None and math.isfinite(norm) else None,
             step_seconds=seconds,
             data_wait_seconds=waited,
+            pace=self.pace.told(seconds),
             **self.speed.of(seconds),
         )
         if is_worth_a_line(step, self.config.training.max_steps):

@@ -19,8 +19,10 @@ from llmtrain_operator.api.status import (
     NodeFailureStatus,
     ProgressStatus,
     RejectionStatus,
+    ReplacedStatus,
     RollbackStatus,
     RoundStatus,
+    StragglerStatus,
 )
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "Objectives",
     "ProgressStatus",
     "RejectionStatus",
+    "ReplacedStatus",
     "RollbackStatus",
     "RoundStatus",
+    "StragglerStatus",
 ]

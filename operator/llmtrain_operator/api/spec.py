@@ -321,6 +321,9 @@ class Recovery(Record):
     numerics: Literal["fail", "rollback", "rollbackAndSkip"] = "rollback"
     """When the loss is no number, or rises far out of line and stays there: fail, go back to the last good state, or do
     that and leave out the samples that it came with. Of the reference trainer only. Default rollback."""
+    straggler: Literal["report", "replace"] = "report"
+    """What is done about a rank that is persistently slower than its peers: report it, or also replace its member's pod
+    while the others go on, of which there must be nodes.min. Default report."""
 
 
 class JobSpec(Record):

@@ -23,7 +23,7 @@ class Condition(StatusRecord):
 
     type: Annotated[str, Field(max_length=316)]
     """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Durable,
-    Protected, Degraded, ObjectivesMet, PreflightPassed."""
+    Protected, Degraded, Straggling, ObjectivesMet, PreflightPassed."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]
@@ -311,6 +311,40 @@ class AvoidedNodeStatus(StatusRecord):
     """Until when."""
 
 
+class StragglerStatus(StatusRecord):
+    """A member that is slower than its peers."""
+
+    member: int
+    """Index of the member."""
+    rank: int
+    """Rank of its slowest worker."""
+    node: str = ""
+    """The node that it is on."""
+    factor: float
+    """Its own part of a step, in time, over that of its peers."""
+    since: Time
+    """Since when."""
+    step: int
+    """Step that training was at then."""
+    found: bool = False
+    """Whether that has lasted, so that it counts; before, it is only watched."""
+    keeps_up_since: Time | None = None
+    """Since when it keeps up again; it counts until that has lasted too."""
+
+
+class ReplacedStatus(StatusRecord):
+    """The member that was replaced last because it was slower than its peers."""
+
+    member: int
+    """Index of the member."""
+    node: str = ""
+    """The node that it was on."""
+    uid: str
+    """UID of the pod that makes room for another."""
+    time: Time
+    """When that was decided."""
+
+
 class JobStatus(StatusRecord):
     """What the operator observed and decided."""
 
@@ -371,6 +405,10 @@ class JobStatus(StatusRecord):
     """Nodes that new pods are kept off, at most 16."""
     rollbacks: tuple[RollbackStatus, ...] = ()
     """How often training went wrong and was taken back, the newest last; at most 16."""
+    stragglers: tuple[StragglerStatus, ...] = ()
+    """Members of the round that are slower than their peers, the slowest first, at most eight."""
+    replaced: ReplacedStatus | None = None
+    """The newest replacement of a straggler."""
     not_before: Time | None = None
     """Back-off: no round is formed before."""
     waiting_since: Time | None = None

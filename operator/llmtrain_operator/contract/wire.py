@@ -153,8 +153,21 @@ class Flash:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a worker is: medians over its last steps, in seconds. `own`: its part of a step without its waiting for
+    others or for data; `step`: the whole step, which takes all workers equally long."""
+
+    rank: int
+    own: float
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats."""
+    """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats.
+
+    `pace`: None until it has taken enough steps, and where it cannot be measured.
+    """
 
     rank: int
     round: int
@@ -173,6 +186,7 @@ class Progress:
     mfu: float | None = None
     checkpoints: Checkpoints | None = None
     flash: Flash | None = None
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +254,8 @@ class Report:
     `round` is the round that the agent's workers are in, or were in last (0: none yet). In state "joining" the agent
     has no workers and is ready for a round newer than `round`. `store_port` names a listening store that no round has
     used yet, 0 if there is none: a joining agent always has one, a running one may. `flash_port`: see `Member`.
-    `progress` is of that round: the workers' last word stays until a later round runs.
+    `progress` is of that round: the workers' last word stays until a later round runs. So are the `paces`, of all of
+    the member's workers that have told theirs, by rank.
     `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
     `preflight`: None if this agent measures nothing.
     """
@@ -258,6 +273,7 @@ class Report:
     failure: Failure | None = None
     flash_port: int = 0
     preflight: Preflight | None = None
+    paces: tuple[Pace, ...] = ()
     version: int = WIRE_VERSION
 
 

@@ -18,7 +18,7 @@ MOST_SHOWN = 120
 """Characters of a wrong value that are repeated to the user."""
 STOP_PATIENCE = 120.0
 """Seconds after the end within which members stop by themselves; then their pods are deleted."""
-ACTIVITIES: Final[tuple[ConditionType, ...]] = ("Running", "Recovering", "Resizing", "Degraded")
+ACTIVITIES: Final[tuple[ConditionType, ...]] = ("Running", "Recovering", "Resizing", "Degraded", "Straggling")
 """Conditions that do not hold while the job is over or suspended."""
 
 
@@ -41,7 +41,9 @@ def finished(run: Draft) -> None:
 
 
 def finish(run: Draft, state: Literal["Complete", "Failed"], reason: str, message: str) -> None:
-    run.set(state=state, completion_time=timestamp(run.now), spares=None, waiting_since=None, not_before=None)
+    run.set(
+        state=state, completion_time=timestamp(run.now), spares=None, stragglers=(), waiting_since=None, not_before=None
+    )
     end_incident(run, state)
     for kind in ACTIVITIES:
         run.condition(kind, False, reason, message)
@@ -93,7 +95,7 @@ def suspend(run: Draft) -> None:
     end_incident(run, "Suspended")
     if run.status.round is not None:
         run.set(round=None, progress=between_rounds(run.status, run.checkpoint_step, run.now))
-    run.set(state="Suspended", nodes="0", spares=None, waiting_since=None, not_before=None)
+    run.set(state="Suspended", nodes="0", spares=None, stragglers=(), waiting_since=None, not_before=None)
     run.condition("Suspended", True, "SuspendRequested", "spec.suspend is true")
     for kind in ("Scheduled", *ACTIVITIES):
         run.condition(kind, False, "Suspended", "the job is suspended")

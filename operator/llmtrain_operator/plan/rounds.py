@@ -96,6 +96,7 @@ def _end(run: Draft, state: State, goes_on_at: int | None) -> None:
         progress=progress.between_rounds(run.status, goes_on_at, run.now),
         waiting_since=timestamp(run.now),
         pod_failures=0,
+        stragglers=(),
     )
 
 

@@ -21,6 +21,7 @@ from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.preflight import inspect, resting
 from llmtrain_operator.plan.resize import decide, drained, left, over
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
+from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler, say_whether_straggling
 from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 
@@ -38,6 +39,7 @@ def go_on(run: Draft) -> None:
         suspend(run)
         return
     watch_silence(run)
+    say_whether_straggling(run)
     direct(run)
     if run.round:
         describe(run)
@@ -69,6 +71,8 @@ def train(run: Draft) -> None:
     if run.round is None:
         await_round(run)
     decide(run)
+    replace_straggler(run)
+    say_whether_straggling(run)
     _arrange(run)
     watch_silence(run)
     direct(run)
@@ -80,6 +84,7 @@ def _take_in(run: Draft) -> None:
     note_flash(run)
     note_checkpoints(run)
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
+    note_stragglers(run)
 
 
 def _follow(run: Draft) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from llmtrain_operator.contract.wire import Directive, Failure, Preflight, Progress, Report, Round
 from llmtrain_trainer.agent.connection import Connection
 from llmtrain_trainer.agent.environment import Environment
-from llmtrain_trainer.agent.orders import Order, decide, newest
+from llmtrain_trainer.agent.orders import Order, decide, newest, paces
 
 
 class Membership:
@@ -89,8 +89,9 @@ class Membership:
         """Take in a worker's progress; the next heartbeat carries it. One of another round is dropped."""
         with self._lock:
             if progress.round == self._report.round and self._report.state == "running":
-                progress = newest(self._report.progress, progress)
-                self._report = dataclasses.replace(self._report, progress=progress)
+                all_paces = paces(self._report.paces, progress.pace)
+                said = newest(self._report.progress, progress)
+                self._report = dataclasses.replace(self._report, progress=said, paces=all_paces)
 
     def _on_directive(self, directive: Directive) -> None:
         last = self._directive
@@ -137,7 +138,9 @@ class Membership:
         if failure and failure.round < entered.number:
             failure = None
         self.round = entered
-        self._say(state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure)
+        self._say(
+            state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure, paces=()
+        )
 
     def leave(self) -> None:
         """No workers any more, ready for a newer round; the spare store is listening already.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llmtrain_operator.contract.wire import Check, Directive, Progress, Round
+from llmtrain_operator.contract.wire import Check, Directive, Pace, Progress, Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +53,11 @@ def newest(kept: Progress | None, new: Progress) -> Progress:
     if new.loss is not None and (kept.loss is None or new.rank < kept.rank):
         return new
     return kept
+
+
+def paces(kept: tuple[Pace, ...], new: Pace | None) -> tuple[Pace, ...]:
+    """The paces of all workers: the newest of each."""
+    if new is None:
+        return kept
+    others = (pace for pace in kept if pace.rank != new.rank)
+    return tuple(sorted((*others, new), key=lambda pace: pace.rank))
