@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol, TypeVar
 
-from llmtrain_operator import manifests, policy, scheduling
+from llmtrain_operator import departure, manifests, policy, scheduling
 from llmtrain_operator.agents import AgentBook
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem, parse
@@ -118,7 +118,7 @@ class Controller:
         job = JobView.of(raw)
         spec, problems = self._parse(job, raw)
         status = JobStatus.model_validate(raw.get("status") or {})
-        observed = self._observe(job, spec)
+        observed = self._observe(job, spec, status)
         decided = plan(job, spec, problems, status, observed, time.time())
         try:
             wait = await self._write(raw, key, status, decided)
@@ -169,7 +169,7 @@ class Controller:
             known = self._parsed[job.key] = (version, spec, (*found, *excess))
         return known[1], known[2]
 
-    def _observe(self, job: JobView, spec: JobSpec | None) -> Observed:
+    def _observe(self, job: JobView, spec: JobSpec | None, status: JobStatus) -> Observed:
         # A job that was deleted and created again under its name must not adopt its predecessor's pods.
         pods = tuple(pod for pod in self._cluster.pods(job.key) if pod.owner == job.uid)
         self.agents.forget_all_but((pod.uid for pod in pods), job.namespace, job.key)
@@ -182,9 +182,12 @@ class Controller:
             obstacle = obstacle or unmade[1]
             applied = now - unmade[0] < REFUSAL_PAUSE  # until then they are not tried again
         refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
-        nodes = {pod.node: self._cluster.node(pod.node) for pod in pods if pod.node}
-        domains = {name: node.domains for name, node in nodes.items() if node}
-        return Observed(pods, self.agents.views(pods), applied, refused, domains, obstacle)
+        under = {pod.node for pod in pods if pod.node} | {node.name for node in status.leaving_nodes}
+        nodes = [node for name in under if (node := self._cluster.node(name))]
+        domains = {node.name: node.domains for node in nodes}
+        taints = self._settings.departure_taints
+        leaving = {node.name: why for node in nodes if (why := departure.notice(node.taints, taints))}
+        return Observed(pods, self.agents.views(pods), applied, refused, domains, obstacle, leaving)
 
     def _children(self, job: JobView, spec: JobSpec, pods: Sequence[PodView]) -> list[dict[str, Any]]:
         # A group object of an API that is not there cannot be applied, and no pod is created that could need it.

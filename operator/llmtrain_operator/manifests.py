@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llmtrain_operator import estimate, network, places, quantity, scheduling
+from llmtrain_operator import departure, estimate, network, places, quantity, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
@@ -42,6 +42,8 @@ class Settings:
     """Where every member may connect to, beside what its job needs; None: jobs get no NetworkPolicy."""
     policy: Policy = UNLIMITED
     """What each namespace is granted."""
+    departure_taints: tuple[str, ...] = departure.TAINTS
+    """Keys of the taints that say that a node is about to go."""
 
 
 def pod_name(job: JobView, index: int, incarnation: int) -> str:

@@ -52,7 +52,7 @@ class PodView:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """The few facts about a node. `boot_id` changes when the machine restarts, even if the node never left Ready.
-    `domains`: zone and rack, as far as its labels tell."""
+    `domains`: zone and rack, as far as its labels tell. `taints`: each as `key:Effect`."""
 
     name: str
     uid: str
@@ -60,6 +60,7 @@ class NodeView:
     schedulable: bool
     boot_id: str
     domains: tuple[str, ...] = ("", "")
+    taints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class Observed:
 
     `children_applied`: Service, budget and account are as they should be. `refused`: indexes whose pod the API server
     has just refused to create, with its words; they are left alone until they drop out of here. `domains`: zone and
-    rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all.
+    rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `leaving`: by name the
+    nodes that are about to go, of those that the pods are on or were on then, with the taint that says so.
     """
 
     pods: tuple[PodView, ...] = ()
@@ -133,6 +135,7 @@ class Observed:
     refused: Mapping[int, str] = field(default_factory=dict)
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     obstacle: Obstacle | None = None
+    leaving: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

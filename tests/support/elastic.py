@@ -47,10 +47,10 @@ class Job:
         self.look(*map(report, range(3)))
         assert self.status.state == "Running"
 
-    def look(self, *agents: AgentView, pods=None, after=1.0):
+    def look(self, *agents: AgentView, pods=None, after=1.0, leaving=None):
         self.now += after
         there = tuple(map(pod, range(3))) if pods is None else tuple(pods)
-        seen = Observed(there, {view.uid: view for view in agents}, children_applied=True)
+        seen = Observed(there, {view.uid: view for view in agents}, children_applied=True, leaving=leaving or {})
         self.decided = step(self.status, seen, now=self.now, **self.fields)
         if not self.decided.actions:
             again = step(self.decided.status, seen, now=self.now, **self.fields)

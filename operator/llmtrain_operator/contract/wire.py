@@ -164,6 +164,7 @@ class Report:
     used yet, 0 if there is none: a joining agent always has one, a running one may. `flash_port`: see `Member`.
     `progress` is of that round: the workers' last word stays until a later round runs.
     `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
+    `leaving`: who told the pod to end, where it was not the operator (the signal's name); its workers save and leave.
     """
 
     job: str
@@ -178,6 +179,7 @@ class Report:
     progress: Progress | None = None
     failure: Failure | None = None
     flash_port: int = 0
+    leaving: str = ""
     version: int = WIRE_VERSION
 
 

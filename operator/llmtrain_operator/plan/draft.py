@@ -25,6 +25,8 @@ class Draft:
     actions: list[Action] = field(default_factory=list)
     directives: dict[str, Directive] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    departing: dict[str, str] = field(default_factory=dict)
+    """UIDs of the pods that are to leave their nodes now, and why."""
     look_again: float | None = None
 
     def set(self, **values: Any) -> None:
@@ -86,7 +88,14 @@ class Draft:
     def indexes(self) -> tuple[int, ...]:
         """The indexes of the members that the job should have now."""
         kept = [member.index for member in self.status.round.members] if self.status.round else []
-        return podset.slots(self.observed.pods, self.wanted, kept, membership.unheard(self.observed.agents))
+        return podset.slots(self.observed.pods, self.wanted, kept, self.given_up)
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """UIDs of the pods that others are to take the place of although they look alive, and why: Kubernetes takes
+        minutes to give up on those of a dead node."""
+        silent = membership.unheard(self.observed.agents)
+        return self.departing | dict.fromkeys(silent, "its agent has been silent for too long")
 
     @property
     def ending(self) -> EndingStatus | None:
@@ -127,10 +136,15 @@ class Draft:
         here = (self.observed.agents.get(member.uid) for member in current.members)
         reports = [agent.report for agent in here if agent and agent.report]
         in_round = all(r.round == current.number and r.state in ("running", "succeeded") for r in reports)
+        return in_round and self.has_begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the workers of the current round are, or were, past loading, if they tell."""
         told = progress.said(self.status, self.observed.agents)
         known = None if self.spec.entrypoint else self.status.progress
         phase = told[0].phase if told else known.phase if known else None
-        return in_round and bool(self.spec.entrypoint if phase is None else phase not in progress.BEFORE_TRAINING)
+        return bool(self.spec.entrypoint if phase is None else phase not in progress.BEFORE_TRAINING)
 
     def done(self) -> Plan:
         return Plan(self.status, tuple(self.actions), self.directives, tuple(self.events), self.look_again)

@@ -31,8 +31,7 @@ class Muster:
 def muster(run: Draft) -> Muster:
     """Look at every wanted index. A member of the current round is ready if it could leave it for another."""
     agents, indexes = run.observed.agents, run.indexes
-    unheard = membership.unheard(agents)
-    live = podset.arrange(run.observed.pods, indexes, (), run.status.incarnations, unheard=unheard).live
+    live = podset.arrange(run.observed.pods, indexes, (), run.status.incarnations, given_up=run.given_up).live
     ready = ready_of(run, tuple(live.values()))
     here = {member.index for member in ready}
     absent = {index: live.get(index) for index in indexes if index not in here}
@@ -65,6 +64,8 @@ def _missing(run: Draft, index: int, pod: PodView | None) -> str:
     agent = _agent(run, pod)
     if agent and agent.silent_for > membership.SILENCE_LIMIT:
         return f"its agent is silent ({agent.detail})"
+    if agent and agent.report and agent.report.leaving:
+        return f"told to end ({agent.report.leaving})"
     return run.observed.refused.get(index) or podset.waiting_on(pod)
 
 

@@ -7,6 +7,7 @@ from llmtrain_operator.api import FailureStatus
 from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.blame import settling
+from llmtrain_operator.plan.departure import note_departures
 from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
@@ -15,9 +16,9 @@ from llmtrain_operator.plan.ends import dismiss, finish, suspend
 from llmtrain_operator.plan.flash import keepers, note_flash
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
-from llmtrain_operator.plan.resize import decide, drained, left, over
+from llmtrain_operator.plan.resize import decide, drained, left, over, part
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
-from llmtrain_operator.state import ApplyChildren, FillDesired
+from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 
 def go_on(run: Draft) -> None:
@@ -52,6 +53,7 @@ def train(run: Draft) -> None:
     if run.spec.nodes.desired is None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
     _take_in(run)
+    note_departures(run)
     _early_ends(run)
     if run.round and not run.status.completion_time:
         _follow(run)
@@ -85,6 +87,7 @@ def _follow(run: Draft) -> None:
         text = f"all {len(current.members)} members finished after step {run.step}"
         finish(run, "Complete", "TrainingComplete", text)
         return
+    part(run, current)
     away = done | left(run, current) | drained(run, current)
     lost = membership.losses(current, run.pods, run.observed.agents, away)
     if over(run, current, done, lost):
@@ -109,11 +112,11 @@ def _arrange(run: Draft) -> None:
     stored = run.status.round
     # Between rounds nobody goes who may be needed for what is in memory.
     in_round = {member.uid for member in stored.members} if stored else set(keepers(run))
+    given_up = {uid: why for uid, why in run.given_up.items() if not stored or uid not in in_round}
     done = {member.index for member in stored.members if member.succeeded} if stored else set()
     none_now = held_back(run) or run.observed.obstacle is not None
     refused = set(run.indexes) if none_now else done | run.observed.refused.keys()
-    unheard = membership.unheard(run.observed.agents)
-    pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, unheard)
+    pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, given_up)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *pods.create]
     say_whether_scheduled(run)
@@ -123,8 +126,9 @@ def _early_ends(run: Draft) -> None:
     """Take note of pods that ended without ever being in a round; a job that has none may fail over them."""
     in_round = {member.uid for member in run.status.round.members} if run.status.round else set()
     ended = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
-    early = [pod for pod in ended if pod.uid not in in_round and pod.uid not in run.status.ended_pods]
-    run.note_ended(pod.uid for pod in early)
+    ended = [pod for pod in ended if pod.uid not in in_round and pod.uid not in run.status.ended_pods]
+    run.note_ended(pod.uid for pod in ended)
+    early = [pod for pod in ended if not _was_told_to_end(run, pod)]
     if not early:
         return
     count = run.status.pod_failures + 1
@@ -146,3 +150,9 @@ def _early_ends(run: Draft) -> None:
         finish(run, "Failed", "PodsFailing", f"{count} times in a row a pod ended too soon; last: {text}")
     else:
         run.tell("PodFailed", text, warning=True)
+
+
+def _was_told_to_end(run: Draft, pod: PodView) -> bool:
+    """By its node, most likely, which shuts down: no fault of the pod's."""
+    agent = run.observed.agents.get(pod.uid)
+    return agent is not None and agent.report is not None and bool(agent.report.leaving)
