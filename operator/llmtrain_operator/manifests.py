@@ -56,8 +56,13 @@ def selector(job: JobView) -> dict[str, str]:
     return {names.LABEL_JOB: job.name, names.LABEL_COMPONENT: "member"}
 
 
-def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 0) -> list[dict[str, Any]]:
-    """The objects beside the pods, in the order in which they are applied. `group_size`: see `scheduling`."""
+def children(
+    job: JobView, spec: JobSpec, settings: Settings, group_size: int = 0, staying: int = 0
+) -> list[dict[str, Any]]:
+    """The objects beside the pods, in the order in which they are applied.
+
+    `group_size`: see `scheduling`. `staying`: see `plan.budget`.
+    """
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
     service = {
         "apiVersion": "v1",
@@ -68,7 +73,11 @@ def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(job)}},
+        "spec": {
+            "minAvailable": staying,
+            "selector": {"matchLabels": selector(job)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",  # one that does not work cannot be missed
+        },
     }
     objects: list[dict[str, Any]] = [account, service, budget]
     if settings.member_egress is not None:

@@ -45,6 +45,7 @@ class World(RuleBasedStateMachine):
         self.agents: dict[str, AgentView] = {}
         self.directives: dict[str, Directive] = {}
         self.children = False
+        self.leaving: dict[str, str] = {}
         self.now = 1_000_000.0
         self.number = 0
         self.born = 0
@@ -90,6 +91,17 @@ class World(RuleBasedStateMachine):
     def a_pod_is_deleted_by_someone(self, data) -> None:
         if pod := self._pick(data, "Running", "Pending"):
             self._set(pod, deleting=True)
+
+    @rule(taint=st.sampled_from(["", "karpenter.sh/disrupted:NoSchedule"]))
+    def a_node_is_about_to_go_or_is_not(self, taint: str) -> None:
+        """All pods are on it, and all replacements land on it again."""
+        self.leaving = {"n1": taint} if taint else {}
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data())
+    def someone_else_tells_a_member_to_end(self, data) -> None:
+        if (pod := self._pick(data, "Running")) and pod.uid in self.agents:
+            self._report(pod, leaving="SIGTERM")
 
     @precondition(lambda self: self._running())
     @rule(data=st.data())
@@ -191,7 +203,7 @@ class World(RuleBasedStateMachine):
             assert not self.status.round.ending
 
     def _plan(self):
-        observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children)
+        observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children, leaving=self.leaving)
         return plan(self.job, self.spec, (), self.status, observed, self.now)
 
     def _check(self, decided) -> None:
@@ -262,7 +274,9 @@ class World(RuleBasedStateMachine):
         directive = self.directives.get(pod.uid)
         known = self.agents.get(pod.uid)
         report = known.report if known else None
-        if directive and directive.action == "stop":
+        if report and report.leaving and report.state != "stopped":
+            self._report(pod, state="stopped", store_port=0)
+        elif (directive and directive.action == "stop") or (report and report.leaving):
             self._set(pod, phase="Succeeded" if report and report.state == "succeeded" else "Failed")
             self.agents.pop(pod.uid, None)
         elif report is None or (directive and directive.action == "wait" and report.state != "joining"):
