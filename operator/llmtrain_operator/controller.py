@@ -38,7 +38,6 @@ from llmtrain_operator.state import (
     Observed,
     Obstacle,
     Plan,
-    PodView,
 )
 
 log = logging.getLogger(__name__)

@@ -125,8 +125,8 @@ class Observed:
 
     `children_applied`: Service, budget and account are as they should be. `refused`: indexes whose pod the API server
     has just refused to create, with its words; they are left alone until they drop out of here. `domains`: zone and
-    rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `leaving`: by name the
-    nodes that are about to go, of those that the pods are on or were on then, with the taint that says so.
+    rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `leaving`: the nodes
+    that are about to go, of those that the pods are on or were on, with the taint that says so, by name.
     """
 
     pods: tuple[PodView, ...] = ()

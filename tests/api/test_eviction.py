@@ -1,6 +1,6 @@
 """Evictions by the real API server and its disruption controller: they get through, one member after the other.
 
-Kubelets and agents are played here: pods run at once, agents do as they are told, and there is no room for replacements.
+Kubelets and agents are played here: pods run at once, agents do as they are told, and replacements find no room.
 """
 
 from __future__ import annotations

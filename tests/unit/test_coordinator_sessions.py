@@ -6,7 +6,7 @@ from llmtrain_operator.contract.wire import Directive, Member, Progress, Publish
 from llmtrain_operator.coordinator.auth import Identity
 from llmtrain_operator.coordinator.bundle import pack, unpack
 from llmtrain_operator.coordinator.directives import Directives
-from llmtrain_operator.coordinator.sessions import LagMeter, Part, Session, expired, missed
+from llmtrain_operator.coordinator.sessions import LagMeter, Part, Session, differs_in_substance, expired, missed
 
 DEADLINE = 5.0
 
@@ -121,3 +121,10 @@ def test_a_round_is_sent_once_however_many_members_it_has():
     assert len(pack(publish(1000))) < 150_000
     with pytest.raises(WireError):
         unpack("{}")
+
+
+def test_that_an_agent_was_told_to_end_is_passed_on_at_once():
+    """The others have its grace period to save."""
+    before = Report("ns/j", "j-0-1", "u0", 0, 1, "10.0.0.1", "running", 1)
+    assert not differs_in_substance(before, before)
+    assert differs_in_substance(before, dataclasses.replace(before, leaving="SIGTERM"))

@@ -19,7 +19,7 @@ RING = {0: (1,), 1: (2,), 2: (0,)}
 
 def held(index: int, number=1, *, ring=RING, state=None, **fields):
     """A member whose newest snapshot its buddy has; `state` "joining": it has left with it."""
-    said = Flash(step=40, committed=40, copies=1, kept_by=ring[index])
+    said = Flash(step=40, committed=40, copies=len(ring[index]), kept_by=ring[index])
     view = training(index, number, flash=said, **fields)
     if state:
         report = dataclasses.replace(view.report, state=state, store_port=6000 + index if state == "joining" else 0)
@@ -94,7 +94,7 @@ def test_a_notice_that_is_taken_back_is_forgotten() -> None:
 
 def test_members_that_hold_what_nobody_else_has_stay() -> None:
     """Without storage and copies there is nothing to go on from: no step is thrown away before it must be."""
-    alone = {index: () for index in range(3)}
+    alone = dict.fromkeys(range(3), ())
     job = Job(held, checkpoint={})
     job.look(*(held(i, ring=alone) for i in range(3)), pods=SPREAD)
     job.look(*(held(i, ring=alone) for i in range(3)), pods=SPREAD, leaving={"n1": TAINT})

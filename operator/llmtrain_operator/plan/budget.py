@@ -15,7 +15,7 @@ from llmtrain_operator.plan.flash import covered, keepers, living, restorable
 from llmtrain_operator.state import JobView, Observed
 
 PATIENCE = 600.0
-"""Seconds for which members that wait for others are kept from being evicted for the sake of what is in their memory."""
+"""Seconds for which members that wait for others are kept from being evicted for what is in their memory."""
 
 
 def staying(job: JobView, spec: JobSpec, status: JobStatus, observed: Observed, now: float) -> int:
