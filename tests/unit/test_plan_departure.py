@@ -237,3 +237,29 @@ def test_a_newcomer_that_is_told_to_end_counts_against_nobody() -> None:
     fresh = dataclasses.replace(term(agent(1, "stopped", uid="u1b", incarnation=2, pod="j-1-2")), uid="u1b")
     job.look(training(0, 2), fresh, training(2, 2), pods=[pod(0), late, pod(2)])
     assert (job.status.pod_failures, job.status.create_after, job.creates) == (0, None, [CreatePod(1, 3)])
+
+
+# --- all at once ----------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_takes_all_pods_away_costs_no_step() -> None:
+    """Kueue preempts the pods of a group together: their workers save within the grace period, and all go."""
+    job = Job()
+    away = [pod(index, deleting=True) for index in range(3)]
+    job.look(*map(training, range(3)), pods=away)
+    assert (set(job.told.values()), job.events) == ({"stop"}, ["RoundEnding"])
+    saved = [term(agent(i, "stopped", 1, progress=training(i, at=41).report.progress)) for i in range(3)]
+    job.look(*saved, pods=away)
+    assert (job.members, job.status.restarts, job.status.incidents) == ([], 0, ())
+    assert (job.status.state, job.status.progress.step) == ("Resizing", 41)
+    assert job.creates == [CreatePod(0, 2), CreatePod(1, 2), CreatePod(2, 2)]
+
+
+def test_a_queue_that_suspends_the_job_has_it_saved_first() -> None:
+    """As a user does; who is told to end meanwhile does not make it another thing."""
+    job = Job()
+    job.fields["suspend"] = True
+    job.look(training(0), term(training(1)), training(2))
+    assert (set(job.told.values()), job.status.round.ending.reason) == ({"save"}, "Suspend")
+    job.look(gone(0), term(agent(1, "stopped", 1)), gone(2))
+    assert (job.status.state, job.status.restarts) == ("Suspended", 0)
