@@ -128,13 +128,13 @@ def _drained(number: int, pod: PodView | None, agent: AgentView | None) -> bool:
 
 
 def told_to_end(current: Round, agents: Mapping[str, AgentView]) -> frozenset[str]:
-    """UIDs of the members that say that they were told to end, by someone else than the operator; none if workers of
-    the round have failed, because that is what ended it then."""
+    """UIDs of the members that say that they were told to end by someone else than the operator, not yet being done;
+    none if workers of the round have failed, because that is what ended it then."""
     told = {m.uid: agent.report for m in current.members if (agent := agents.get(m.uid)) and agent.report}
     here = {uid: report for uid, report in told.items() if report.round == current.number}
     if any(report.failure and report.failure.round == current.number for report in here.values()):
         return frozenset()
-    return frozenset(uid for uid, report in here.items() if report.leaving)
+    return frozenset(uid for uid, report in here.items() if report.leaving and report.state != "succeeded")
 
 
 def succeeded(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:

@@ -62,12 +62,11 @@ def arrange(
         for pod in pods
         if not pod.deleting and pod.uid not in in_round and (why := _superfluous(pod, live, indexes, given_up))
     )
-    held = {pod.index for pod in pods if pod.uid in in_round and pod.uid not in given_up}
     used = dict(incarnations)
     create = []
     for index in sorted(indexes):
         # A pod of the round that succeeded is not replaced while the others finish.
-        if index in live or index in refused or index in held:
+        if index in live or index in refused or any(pod.index == index and pod.uid in in_round for pod in pods):
             continue
         last = max([used.get(str(index), 0), *(pod.incarnation for pod in pods if pod.index == index)])
         used[str(index)] = last + 1

@@ -131,32 +131,19 @@ def test_all_nodes_at_once_leave_what_they_did_in_storage() -> None:
     assert job.creates == [CreatePod(0, 2), CreatePod(1, 2), CreatePod(2, 2)]
 
 
-def test_below_the_minimum_the_replacement_is_made_while_the_memory_is_kept() -> None:
-    """Who leaves keeps its memory until the next round has it: its pod goes then, not before."""
+def test_below_the_minimum_the_pod_makes_room_for_its_replacement() -> None:
+    """Its memory is with others, and a quota may have no room for both."""
     job = Job(held, checkpoint={}, nodes={"min": 3, "max": 3, "desired": 3})
     job.look(*map(held, range(3)), pods=SPREAD, leaving={"n1": TAINT})
-    job.look(*(held(i, state="joining") for i in range(3)), pods=SPREAD, leaving={"n1": TAINT})
-    assert (job.members, job.decided.actions) == ([], (CreatePod(1, 2),))
+    left = [held(i, state="joining") for i in range(3)]
+    job.look(*left, pods=SPREAD, leaving={"n1": TAINT})
+    assert job.members == []
+    assert [type(action) for action in job.decided.actions] == [DeletePod, CreatePod]
     back = pod(1, uid="u1b", incarnation=2, name="j-1-2", node="n9")
     fresh = dataclasses.replace(agent(1, uid="u1b", incarnation=2, pod="j-1-2"), uid="u1b")
-    both = [*SPREAD, back]
-    job.look(*(held(i, state="joining") for i in range(3)), fresh, pods=both, leaving={"n1": TAINT})
+    job.look(left[0], fresh, left[2], pods=[SPREAD[0], back, SPREAD[2]], leaving={"n1": TAINT})
     assert [member.pod for member in job.status.round.members] == ["j-0-1", "j-1-2", "j-2-1"]
-    assert [action.name for action in job.decided.actions] == ["j-1-1"]
-
-
-def test_an_index_is_in_a_round_once() -> None:
-    """A member whose memory is needed after all takes the place of its own replacement."""
-    job = Job(held, checkpoint={}, nodes={"min": 3, "max": 3, "desired": 3})
-    job.look(*map(held, range(3)), pods=SPREAD, leaving={"n1": TAINT})
-    job.look(*(held(i, state="joining") for i in range(3)), pods=SPREAD, leaving={"n1": TAINT})
-    back = [pod(i, uid=f"u{i}b", incarnation=2, name=f"j-{i}-2", node="n9") for i in (1, 2)]
-    fresh = [dataclasses.replace(agent(i, uid=f"u{i}b", incarnation=2, pod=f"j-{i}-2"), uid=f"u{i}b") for i in (1, 2)]
-    # Member 2, which has the only other copy, is gone by the time that its own and member 1's replacements are there.
-    job.look(
-        held(0, state="joining"), held(1, state="joining"), *fresh, pods=[*SPREAD[:2], *back], leaving={"n1": TAINT}
-    )
-    assert [member.pod for member in job.status.round.members] == ["j-0-1", "j-1-1", "j-2-2"]
+    assert (job.status.restarts, job.status.progress.step) == (0, 40)
 
 
 def test_a_round_that_only_begins_is_left_alone() -> None:
@@ -237,6 +224,14 @@ def test_a_newcomer_that_is_told_to_end_counts_against_nobody() -> None:
     fresh = dataclasses.replace(term(agent(1, "stopped", uid="u1b", incarnation=2, pod="j-1-2")), uid="u1b")
     job.look(training(0, 2), fresh, training(2, 2), pods=[pod(0), late, pod(2)])
     assert (job.status.pod_failures, job.status.create_after, job.creates) == (0, None, [CreatePod(1, 3)])
+
+
+def test_who_is_done_is_not_told_to_save() -> None:
+    """A member that has finished may be told to end while the others finish: that ends no round."""
+    job = Job()
+    done = agent(1, "succeeded", 1, progress=training(1).report.progress)
+    job.look(training(0), term(done), training(2))
+    assert (job.status.round.ending, set(job.told.values())) == (None, {"run"})
 
 
 # --- all at once ----------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import pytest
 
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure
-from llmtrain_operator.state import DeletePod
+from llmtrain_operator.state import CreatePod, DeletePod
 from tests.support.elastic import Job, gone, silent, training
 from tests.support.planner import agent, pod
+from tests.unit.test_plan_departure import held
 
 LATE = pod(1)
 HEIR = pod(1, uid="u1b", incarnation=2, name="j-1-2")
@@ -48,6 +49,18 @@ def test_of_two_pods_of_an_index_the_newer_one_is_in_the_round(replaced) -> None
     replaced.look(gone(0, 2), gone(1), heir(), gone(2, 2), pods=[pod(0), late, HEIR, pod(2)])
     assert [member.pod for member in replaced.status.round.members] == ["j-0-1", "j-1-2", "j-2-1"]
     assert replaced.told["u1"] == "stop"
+
+
+def test_a_member_whose_memory_is_needed_takes_the_place_of_its_replacement() -> None:
+    """It could not be deleted, came back, and has by now what nobody else has: its index is in the round once."""
+    job = Job(held, checkpoint={}, nodes={"min": 3, "max": 3, "desired": 3})
+    job.look(held(0), silent(held(1), 11), held(2))
+    assert (job.members, job.creates) == ([], [CreatePod(1, 2)])
+    third = pod(2, uid="u2b", incarnation=2, name="j-2-2")
+    other = dataclasses.replace(agent(2, uid="u2b", incarnation=2, pod="j-2-2"), uid="u2b")
+    there = held(0, state="joining"), held(1, state="joining"), heir(), other
+    job.look(*there, pods=[pod(0), LATE, HEIR, third])
+    assert [member.pod for member in job.status.round.members] == ["j-0-1", "j-1-1", "j-2-2"]
 
 
 def test_progress_of_an_old_round_is_no_progress(replaced) -> None:

@@ -236,7 +236,8 @@ class World(RuleBasedStateMachine):
         reasons = [event.reason for event in decided.events]
         if "RoundClosed" in reasons:
             assert decided.status.restarts == self.status.restarts
-            assert decided.status.last_failure == self.status.last_failure
+            # Of the round, that is: a newcomer that has failed may be told of in the same pass.
+            assert "PodFailed" in reasons or decided.status.last_failure == self.status.last_failure
 
     def _carry_out(self, decided) -> None:
         self.status, self.directives, self.number = decided.status, dict(decided.directives), decided.status.rounds
@@ -274,9 +275,13 @@ class World(RuleBasedStateMachine):
         directive = self.directives.get(pod.uid)
         known = self.agents.get(pod.uid)
         report = known.report if known else None
-        if report and report.leaving and report.state != "stopped":
-            self._report(pod, state="stopped", store_port=0)
-        elif (directive and directive.action == "stop") or (report and report.leaving):
+        if report and report.leaving:
+            if report.state == "stopped":
+                self._set(pod, phase="Failed", reason="Error", exit_code=143)
+                self._agent(pod, connected=False, detail="the connection ended")
+            else:
+                self._report(pod, state="stopped", store_port=0)
+        elif directive and directive.action == "stop":
             self._set(pod, phase="Succeeded" if report and report.state == "succeeded" else "Failed")
             self.agents.pop(pod.uid, None)
         elif report is None or (directive and directive.action == "wait" and report.state != "joining"):

@@ -111,8 +111,8 @@ def _note_successes(run: Draft, current: Round) -> frozenset[str]:
 def _arrange(run: Draft) -> None:
     stored = run.status.round
     # Between rounds nobody goes who may be needed for what is in memory.
-    in_round = {member.uid for member in stored.members} if stored else set(keepers(run))
-    given_up = {uid: why for uid, why in run.given_up.items() if not stored or uid not in in_round}
+    in_round = {member.uid for member in stored.members} if stored else set(keepers(run) - run.departing.keys())
+    given_up = {uid: why for uid, why in run.given_up.items() if uid not in in_round}
     done = {member.index for member in stored.members if member.succeeded} if stored else set()
     none_now = held_back(run) or run.observed.obstacle is not None
     refused = set(run.indexes) if none_now else done | run.observed.refused.keys()
