@@ -194,8 +194,9 @@ def returning(pod: PodView | None, agent: AgentView | None) -> bool:
     if agent is None:
         return True
     report = agent.report
-    stays = report is not None and report.state != "stopped" and not report.leaving
-    return stays and agent.connected and bool(report and report.store_port)
+    if report is None or report.state == "stopped" or report.leaving:
+        return False
+    return agent.connected and bool(report.store_port)
 
 
 def form(

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from llmtrain_operator.state import CreatePod, DeletePod, PodView
 
 ENDED_PHASES = ("Failed", "Succeeded")
-_NONE: Mapping[str, str] = MappingProxyType({})
 OWN_ENDS = frozenset({"Error", "StartError", "ContainerCannotRun", "OOMKilled"})
 """How a pod ends through its own doing rather than its node's."""
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

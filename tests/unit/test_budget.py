@@ -7,9 +7,8 @@ import pytest
 from llmtrain_operator import manifests
 from llmtrain_operator.plan.budget import PATIENCE, staying
 from llmtrain_operator.state import Observed
-from tests.support.elastic import STORAGE, Job, gone, training
+from tests.support.elastic import RING, STORAGE, Job, gone, held, training
 from tests.support.planner import JOB, agent, pod, spec
-from tests.unit.test_plan_departure import RING, held
 
 THREE = list(map(pod, range(3)))
 AWAY = [pod(0), pod(1, deleting=True), pod(2)]

@@ -7,24 +7,13 @@ import dataclasses
 import pytest
 
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure, Flash
+from llmtrain_operator.contract.wire import Failure
 from llmtrain_operator.state import CreatePod, DeletePod
-from tests.support.elastic import Job, gone, training
+from tests.support.elastic import Job, gone, held, training
 from tests.support.planner import agent, condition, pod
 
 TAINT = "karpenter.sh/disrupted:NoSchedule"
 SPREAD = [pod(index, node=f"n{index}") for index in range(3)]
-RING = {0: (1,), 1: (2,), 2: (0,)}
-
-
-def held(index: int, number=1, *, ring=RING, state=None, **fields):
-    """A member whose newest snapshot its buddy has; `state` "joining": it has left with it."""
-    said = Flash(step=40, committed=40, copies=len(ring[index]), kept_by=ring[index])
-    view = training(index, number, flash=said, **fields)
-    if state:
-        report = dataclasses.replace(view.report, state=state, store_port=6000 + index if state == "joining" else 0)
-        view = dataclasses.replace(view, report=report)
-    return view
 
 
 def term(view):

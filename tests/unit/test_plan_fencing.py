@@ -9,9 +9,8 @@ import pytest
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure
 from llmtrain_operator.state import CreatePod, DeletePod
-from tests.support.elastic import Job, gone, silent, training
+from tests.support.elastic import Job, gone, held, silent, training
 from tests.support.planner import agent, pod
-from tests.unit.test_plan_departure import held
 
 LATE = pod(1)
 HEIR = pod(1, uid="u1b", incarnation=2, name="j-1-2")
