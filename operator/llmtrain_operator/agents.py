@@ -151,7 +151,8 @@ def _substance(update: AgentUpdate) -> object:
     progress = report.progress
     figures = (progress.round, progress.phase, progress.checkpoints) if progress else None
     there = update.connected, update.missed
-    return there, report.state, report.round, report.store_port, report.host, report.failure, report.preflight, figures
+    state = report.state, report.leaving, report.preflight
+    return there, state, report.round, report.store_port, report.host, report.failure, figures
 
 
 def _place(update: AgentUpdate) -> tuple[int, int] | None:

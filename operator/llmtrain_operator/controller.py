@@ -14,9 +14,10 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from llmtrain_operator import manifests, policy, scheduling
+from llmtrain_operator import departure, manifests, policy, scheduling
 from llmtrain_operator.agents import AgentBook
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem, parse
@@ -24,6 +25,7 @@ from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import AgentUpdate, Publish
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.plan import plan
+from llmtrain_operator.plan.budget import staying
 from llmtrain_operator.ports import ClusterPort, Conflict, Rejected, Unavailable
 from llmtrain_operator.state import (
     Action,
@@ -36,7 +38,6 @@ from llmtrain_operator.state import (
     Observed,
     Obstacle,
     Plan,
-    PodView,
 )
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,16 @@ class Publisher(Protocol):
 
     def publish(self, publish: Publish) -> None:
         """Make these the directives of the job's agents."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What a pass goes by when it acts: the job, its new status, and what was observed."""
+
+    job: JobView
+    spec: JobSpec | None
+    status: JobStatus
+    observed: Observed
 
 
 class Controller:
@@ -118,7 +129,7 @@ class Controller:
         job = JobView.of(raw)
         spec, problems = self._parse(job, raw)
         status = JobStatus.model_validate(raw.get("status") or {})
-        observed = self._observe(job, spec)
+        observed = self._observe(job, spec, status)
         decided = plan(job, spec, problems, status, observed, time.time())
         try:
             wait = await self._write(raw, key, status, decided)
@@ -130,8 +141,9 @@ class Controller:
             raise
         # On record, so it may be said at once: recovery does not wait for pods to be created.
         self._publisher.publish(Publish(key, dict(decided.directives)))
+        seen = _Pass(job, spec, decided.status, observed)
         for batch in _batches(decided.actions):
-            if not all(await _together(self._act(raw, job, spec, action) for action in batch)):
+            if not all(await _together(self._act(raw, seen, action) for action in batch)):
                 wait = CONFLICT_PAUSE
                 if isinstance(batch[0], ApplyChildren):
                     wait = PREDECESSOR_PAUSE
@@ -170,28 +182,37 @@ class Controller:
             known = self._parsed[job.key] = (version, spec, (*found, *excess))
         return known[1], known[2]
 
-    def _observe(self, job: JobView, spec: JobSpec | None) -> Observed:
+    def _observe(self, job: JobView, spec: JobSpec | None, status: JobStatus) -> Observed:
         # A job that was deleted and created again under its name must not adopt its predecessor's pods.
         pods = tuple(pod for pod in self._cluster.pods(job.key) if pod.owner == job.uid)
         self.agents.forget_all_but((pod.uid for pod in pods), job.namespace, job.key)
         now = time.monotonic()
-        digest, since = self._applied.get(job.key, ("", 0.0))
         obstacle = scheduling.obstacle(spec, self._cluster.serves) if spec else None
-        wanted = _digest(self._children(job, spec, pods)) if spec else ""
-        applied = digest == wanted and now - since < CHILDREN_TRUST
+        refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
+        under = {pod.node for pod in pods if pod.node} | {node.name for node in status.leaving_nodes}
+        nodes = [node for name in under if (node := self._cluster.node(name))]
+        domains = {node.name: node.domains for node in nodes}
+        taints = self._settings.departure_taints
+        leaving = {node.name: why for node in nodes if (why := departure.notice(node.taints, taints))}
+        can_avoid = self._settings.can_avoid
+        seen = Observed(pods, self.agents.views(pods), False, refused, domains, obstacle, can_avoid, leaving)
+        return self._with_children(job, spec, status, seen) if spec else seen
+
+    def _with_children(self, job: JobView, spec: JobSpec, status: JobStatus, seen: Observed) -> Observed:
+        """What was `seen`, and whether the objects beside the pods are as they should be."""
+        now = time.monotonic()
+        digest, since = self._applied.get(job.key, ("", 0.0))
+        applied = digest == _digest(self._children(job, spec, status, seen)) and now - since < CHILDREN_TRUST
+        obstacle = seen.obstacle
         if unmade := self._unmade.get(job.key):
             obstacle = obstacle or unmade[1]
             applied = now - unmade[0] < REFUSAL_PAUSE  # until then they are not tried again
-        refused = {i: text for i, (when, text) in self._refused.get(job.key, {}).items() if now - when < REFUSAL_PAUSE}
-        nodes = {pod.node: self._cluster.node(pod.node) for pod in pods if pod.node}
-        domains = {name: node.domains for name, node in nodes.items() if node}
-        agents = self.agents.views(pods)
-        return Observed(pods, agents, applied, refused, domains, obstacle, can_avoid=self._settings.can_avoid)
+        return replace(seen, children_applied=applied, obstacle=obstacle)
 
-    def _children(self, job: JobView, spec: JobSpec, pods: Sequence[PodView]) -> list[dict[str, Any]]:
+    def _children(self, job: JobView, spec: JobSpec, status: JobStatus, seen: Observed) -> list[dict[str, Any]]:
         # A group object of an API that is not there cannot be applied, and no pod is created that could need it.
-        size = 0 if scheduling.obstacle(spec, self._cluster.serves) else scheduling.group_size(spec, pods)
-        return manifests.children(job, spec, self._settings, size)
+        size = 0 if scheduling.obstacle(spec, self._cluster.serves) else scheduling.group_size(spec, seen.pods)
+        return manifests.children(job, spec, self._settings, size, staying(job, spec, status, seen, time.time()))
 
     async def _write(self, raw: Mapping[str, Any], key: str, old: JobStatus, decided: Plan) -> float | None:
         """Write the new status if it is urgent or due; else the seconds until it is."""
@@ -214,10 +235,11 @@ class Controller:
         interval = max(PROGRESS_INTERVAL, len(self._cluster.jobs()) / PROGRESS_RATE)
         return max(0.0, self._written.get(key, float("-inf")) + interval - time.monotonic())
 
-    async def _act(self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, action: Action) -> bool:
+    async def _act(self, raw: Mapping[str, Any], seen: _Pass, action: Action) -> bool:
         """Carry out one action; False if it came to nothing in a way that the next pass has to see."""
+        job = seen.job
         try:
-            await self._perform(job, spec, action)
+            await self._perform(seen, action)
         except Conflict as error:
             log.info("%s: %s: %s", job.key, action, error)
             return False
@@ -234,11 +256,12 @@ class Controller:
             return not isinstance(action, CreatePod | ApplyChildren)  # the next pass says so in the status
         return True
 
-    async def _perform(self, job: JobView, spec: JobSpec | None, action: Action) -> None:
+    async def _perform(self, seen: _Pass, action: Action) -> None:
+        job, spec = seen.job, seen.spec
         match action:
             case ApplyChildren():
                 assert spec is not None
-                objects = self._children(job, spec, self._cluster.pods(job.key))
+                objects = self._children(job, spec, seen.status, seen.observed)
                 await _together(self._cluster.apply(child) for child in objects)
                 self._applied[job.key] = (_digest(objects), time.monotonic())
                 self._unmade.pop(job.key, None)

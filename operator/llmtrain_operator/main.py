@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from llmtrain_operator import handlers, http, policy
+from llmtrain_operator import departure, handlers, http, policy
 from llmtrain_operator.cluster.client import connect
 from llmtrain_operator.cluster.cluster import Cluster
 from llmtrain_operator.cluster.lease import Lease
@@ -116,6 +116,10 @@ def _policy(_context: click.Context, _option: click.Parameter, value: str) -> Po
         raise click.BadParameter(str(error)) from error
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 @click.command()
 @click.option("--namespaces", default="", help="Comma-separated namespaces to watch; all if empty.")
 @click.option("--lease", required=True, help="NAMESPACE/NAME of the Lease that decides which replica leads.")
@@ -128,6 +132,11 @@ def _policy(_context: click.Context, _option: click.Parameter, value: str) -> Po
 @click.option("--image-pull-secret", multiple=True, help="Name of a secret in the job's namespace; repeatable.")
 @click.option("--member-egress", callback=_rules, help="JSON list of egress rules; without it no NetworkPolicies.")
 @click.option("--policy", "granted", callback=_policy, default="{}", help="JSON of what namespaces are granted.")
+@click.option(
+    "--departure-taints",
+    default=",".join(departure.TAINTS),
+    help="Comma-separated keys of the taints that say that a node is about to go; none if empty.",
+)
 @click.option("--http-port", type=int, default=8080, help="/healthz, /readyz and /metrics.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Default: the pod's own account.")
 @click.option("--log-level", default="INFO")
@@ -143,6 +152,7 @@ def main(
     image_pull_secret: tuple[str, ...],
     member_egress: tuple[Rule, ...] | None,
     granted: Policy,
+    departure_taints: str,
     http_port: int,
     kubeconfig: Path | None,
     log_level: str,
@@ -159,14 +169,14 @@ def main(
         image_pull_secrets=image_pull_secret,
         member_egress=member_egress,
         policy=granted,
+        departure_taints=_listed(departure_taints),
     )
     if kubeconfig:
         os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it
-    watched = tuple(name.strip() for name in namespaces.split(",") if name.strip())
     place, _, name = lease.partition("/")
     if not place or not name:
         raise click.BadParameter(f"{lease!r} is not NAMESPACE/NAME", param_hint="--lease")
-    asyncio.run(run(Options(settings, watched, (place, name), control_socket, http_port, kubeconfig)))
+    asyncio.run(run(Options(settings, _listed(namespaces), (place, name), control_socket, http_port, kubeconfig)))
 
 
 if __name__ == "__main__":

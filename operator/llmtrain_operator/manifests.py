@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llmtrain_operator import affinity, estimate, network, places, quantity, scheduling
+from llmtrain_operator import affinity, departure, estimate, network, places, quantity, scheduling
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import names, uris
 from llmtrain_operator.merge import merge
@@ -44,6 +44,8 @@ class Settings:
     """Whether pods can be kept off a node: not where all nodes are one machine."""
     policy: Policy = UNLIMITED
     """What each namespace is granted."""
+    departure_taints: tuple[str, ...] = departure.TAINTS
+    """Keys of the taints that say that a node is about to go."""
 
 
 def pod_name(job: JobView, index: int, incarnation: int) -> str:
@@ -56,8 +58,13 @@ def selector(job: JobView) -> dict[str, str]:
     return {names.LABEL_JOB: job.name, names.LABEL_COMPONENT: "member"}
 
 
-def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 0) -> list[dict[str, Any]]:
-    """The objects beside the pods, in the order in which they are applied. `group_size`: see `scheduling`."""
+def children(
+    job: JobView, spec: JobSpec, settings: Settings, group_size: int = 0, staying: int = 0
+) -> list[dict[str, Any]]:
+    """The objects beside the pods, in the order in which they are applied.
+
+    `group_size`: see `scheduling`. `staying`: see `plan.budget`.
+    """
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
     service = {
         "apiVersion": "v1",
@@ -68,8 +75,11 @@ def children(job: JobView, spec: JobSpec, settings: Settings, group_size: int = 
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        # Of the members wanted, which /scale tells: as many more may go at once as there are spares.
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(job)}},
+        "spec": {
+            "minAvailable": staying,
+            "selector": {"matchLabels": selector(job)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",  # one that does not work cannot be missed
+        },
     }
     objects: list[dict[str, Any]] = [account, service, budget]
     if settings.member_egress is not None:

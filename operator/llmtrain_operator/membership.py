@@ -93,6 +93,8 @@ def _loss(
         text = f"no word from {member.pod} for {agent.silent_for:.0f} s ({agent.detail})"
         return Loss(member, text, failed=False, node_fault=True)
     report = agent.report
+    if report and report.leaving and report.failure is None:
+        return Loss(member, f"pod {member.pod} was told to end ({report.leaving})", failed=False)
     if report and report.round >= number and report.state in ("failed", "joining", "stopped"):
         return Loss(member, f"workers of {member.pod} ended", failed=report.failure is not None)
     return None
@@ -116,15 +118,26 @@ def _left(number: int, agent: AgentView | None, anyhow: bool) -> bool:
 
 
 def drained(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:
-    """UIDs of the members whose pods are being deleted while their workers still run: within the pod's grace period
-    they can save and leave like any others."""
+    """UIDs of the members that are to end while their workers still run, because their pods are being deleted or their
+    agents were told so: within the pod's grace period they can save and leave like any others."""
     return frozenset(m.uid for m in current.members if _drained(current.number, pods.get(m.uid), agents.get(m.uid)))
 
 
 def _drained(number: int, pod: PodView | None, agent: AgentView | None) -> bool:
-    if pod is None or not pod.deleting or agent is None or agent.report is None or not agent.connected:
+    if pod is None or agent is None or agent.report is None or not agent.connected:
         return False
-    return agent.report.state == "running" and agent.report.round == number
+    ends = pod.deleting or agent.report.leaving
+    return bool(ends) and agent.report.state == "running" and agent.report.round == number
+
+
+def told_to_end(current: Round, agents: Mapping[str, AgentView]) -> frozenset[str]:
+    """UIDs of the members that say that they were told to end by someone else than the operator, not yet being done;
+    none if workers of the round have failed, because that is what ended it then."""
+    told = {m.uid: agent.report for m in current.members if (agent := agents.get(m.uid)) and agent.report}
+    here = {uid: report for uid, report in told.items() if report.round == current.number}
+    if any(report.failure and report.failure.round == current.number for report in here.values()):
+        return frozenset()
+    return frozenset(uid for uid, report in here.items() if report.leaving and report.state != "succeeded")
 
 
 def succeeded(current: Round, pods: Mapping[str, PodView], agents: Mapping[str, AgentView]) -> frozenset[str]:
@@ -168,7 +181,7 @@ def candidates(
     for pod in pods:
         agent = agents.get(pod.uid)
         report = agent.report if agent and agent.connected else None
-        if report is None or pod.deleting or pod.phase in ("Failed", "Succeeded"):
+        if report is None or report.leaving or pod.deleting or pod.phase in ("Failed", "Succeeded"):
             continue
         if report.state in states and report.store_port and report.round <= number:
             where = report.host, report.store_port, report.flash_port
@@ -184,7 +197,9 @@ def returning(pod: PodView | None, agent: AgentView | None) -> bool:
     if agent is None:
         return True
     report = agent.report
-    return report is not None and agent.connected and report.state != "stopped" and bool(report.store_port)
+    if report is None or report.state == "stopped" or report.leaving:
+        return False
+    return agent.connected and bool(report.store_port)
 
 
 def form(

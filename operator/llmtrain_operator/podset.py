@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from llmtrain_operator.state import CreatePod, DeletePod, PodView
 
 ENDED_PHASES = ("Failed", "Succeeded")
 OWN_ENDS = frozenset({"Error", "StartError", "ContainerCannotRun", "OOMKilled"})
 """How a pod ends through its own doing rather than its node's."""
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 TAKEN_AWAY = frozenset({"PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "Terminated", "NodeShutdown"})
 """How a pod ends because its node, or its place there, is wanted for something else."""
@@ -29,12 +31,12 @@ class PodSet:
 
 
 def slots(
-    pods: Sequence[PodView], wanted: int, keep: Collection[int] = (), unheard: Collection[str] = ()
+    pods: Sequence[PodView], wanted: int, keep: Collection[int] = (), given_up: Collection[str] = ()
 ) -> tuple[int, ...]:
     """The indexes of the `wanted` pods: those to `keep` (the round's) first, then those whose pods have a place,
     then others; always the lowest. So a job that is made smaller because a node is gone loses no member that works.
     """
-    placed = {pod.index for pod in pods if _usable(pod) and pod.scheduled and pod.uid not in unheard}
+    placed = {pod.index for pod in pods if _usable(pod) and pod.scheduled and pod.uid not in given_up}
     order = dict.fromkeys([*sorted(keep), *sorted(placed), *range(wanted)])
     return tuple(sorted(list(order)[:wanted]))
 
@@ -49,19 +51,19 @@ def arrange(
     in_round: Collection[str],
     incarnations: Mapping[str, int],
     refused: Collection[int] = (),
-    unheard: Collection[str] = (),
+    given_up: Mapping[str, str] = _NONE,
 ) -> PodSet:
     """The pods to keep, create and delete for members of these `indexes`.
 
-    `in_round`: UIDs of the current round's pods. `incarnations`: the last one used, by index as a string.
-    `refused`: indexes not to be created now. `unheard`: UIDs of pods that look alive only because nobody is left on
-    their node to say otherwise; Kubernetes takes minutes to give up on them.
+    `in_round`: UIDs of the pods that are not to be deleted now, the current round's. `incarnations`: the last one used,
+    by index as a string. `refused`: indexes not to be created now. `given_up`: UIDs of pods that others are to take the
+    place of although they look alive, and why.
     """
-    live = _newest(pod for pod in pods if _usable(pod) and (pod.uid not in unheard or pod.uid in in_round))
+    live = _newest(pod for pod in pods if _usable(pod) and pod.uid not in given_up)
     delete = tuple(
         DeletePod(pod.name, pod.uid, why)
         for pod in pods
-        if not pod.deleting and pod.uid not in in_round and (why := _superfluous(pod, live, indexes))
+        if not pod.deleting and pod.uid not in in_round and (why := _superfluous(pod, live, indexes, given_up))
     )
     used = dict(incarnations)
     create = []
@@ -83,14 +85,16 @@ def _newest(pods: Iterable[PodView]) -> dict[int, PodView]:
     return newest
 
 
-def _superfluous(pod: PodView, live: Mapping[int, PodView], indexes: Collection[int]) -> str:
+def _superfluous(
+    pod: PodView, live: Mapping[int, PodView], indexes: Collection[int], given_up: Mapping[str, str]
+) -> str:
     if pod.phase in ENDED_PHASES:
         return f"it ended ({pod.reason or pod.phase}) and is being replaced"
     if pod.index not in indexes:
         return f"the job wants {len(indexes)} pods"
     successor = live.get(pod.index)
     if successor is None:
-        return "its agent has been silent for too long; a new pod takes its place"
+        return f"{given_up[pod.uid]}; a new pod takes its place"
     return f"{successor.name} took its place" if successor.uid != pod.uid else ""
 
 

@@ -53,7 +53,7 @@ class PodView:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """The few facts about a node. `boot_id` changes when the machine restarts, even if the node never left Ready.
-    `domains`: zone and rack, as far as its labels tell."""
+    `domains`: zone and rack, as far as its labels tell. `taints`: each as `key:Effect`."""
 
     name: str
     uid: str
@@ -61,6 +61,7 @@ class NodeView:
     schedulable: bool
     boot_id: str
     domains: tuple[str, ...] = ("", "")
+    taints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,8 @@ class Observed:
     `children_applied`: Service, budget and account are as they should be. `refused`: indexes whose pod the API server
     has just refused to create, with its words; they are left alone until they drop out of here. `domains`: zone and
     rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `can_avoid`: whether
-    pods can be kept off a node.
+    pods can be kept off a node. `leaving`: the nodes that are about to go, of those that the pods are on or were on,
+    with the taint that says so, by name.
     """
 
     pods: tuple[PodView, ...] = ()
@@ -136,6 +138,7 @@ class Observed:
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     obstacle: Obstacle | None = None
     can_avoid: bool = True
+    leaving: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

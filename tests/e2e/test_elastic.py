@@ -220,6 +220,59 @@ def written_by_older(folder: Path, fence: Path) -> list[str]:
     return late
 
 
+def no_step_is_done_twice(story: Story, status: dict[str, Any]) -> None:
+    """What was shown only grew, and no round was lost."""
+    steps = [moment.step for moment in story.moments]
+    assert steps == sorted(steps)
+    assert (status["restarts"], status.get("incidents", [])) == (0, [])
+    assert status["ledger"].get("recompute", 0) == 0
+
+
+def test_a_node_that_is_about_to_go_is_left(kubectl: Kubectl, installed: Cluster) -> None:
+    """An autoscaler's taint: the member saves and leaves, its replacement waits for another node, and is added when
+    there is one. A cordon moves nobody."""
+    kubectl.apply(CLAIM, durable(2))
+    with Story(kubectl) as story:
+        until_saved(story)
+        going, index = next(iter(nodes_of(kubectl).items()))
+        kubectl("cordon", going)
+        try:
+            before = story.moments[-1].step
+            story.until(lambda m: m.step > before + 5)
+            assert not events(kubectl, "NodeLeaving")
+            kubectl("taint", "node", going, "karpenter.sh/disrupted:NoSchedule")
+            tainted = time.monotonic()
+            left = story.until(lambda m: m.size == 2 and m.trains and m.status["state"] == "Running", since=tainted)
+            print(f"tainted: two train on after {left.at - tainted:.1f} s")
+            assert index not in [member["index"] for member in left.status["round"]["members"]]
+            kubectl("wait", "pod", f"j-{index}-1", "--for=delete", "--timeout=60s")
+            assert [said for said in events(kubectl, "NodeLeaving") if f"node {going} is leaving" in said]
+            no_step_is_done_twice(story, left.status)
+        finally:
+            kubectl("uncordon", going)
+            kubectl("taint", "node", going, "karpenter.sh/disrupted:NoSchedule-")
+        back = story.until(lambda m: m.size == 3 and m.trains and m.status["state"] == "Running", since=left.at)
+        no_step_is_done_twice(story, back.status)
+        assert not back.status.get("leavingNodes")
+
+
+def test_a_node_that_shuts_down_tells_its_containers_alone(kubectl: Kubectl, installed: Cluster) -> None:
+    """SIGTERM without a deleted pod, as from a kubelet whose machine shuts down: all save, the others go on at once,
+    and a replacement joins. No loss, no failure of the pod's."""
+    kubectl.apply(CLAIM, durable(2))
+    with Story(kubectl) as story:
+        until_saved(story)
+        told = time.monotonic()
+        kubectl("exec", "j-1-1", "-c", "trainer", "--", "sh", "-c", "kill -TERM 1")
+        left = story.until(lambda m: m.size == 2 and m.trains, since=told)
+        print(f"told to end: two train on after {left.at - told:.1f} s")
+        assert any("j-1-1 was told to end" in said for said in events(kubectl, "RoundEnding"))
+        back = story.until(lambda m: m.size == 3 and m.trains and m.status["state"] == "Running", since=left.at)
+        no_step_is_done_twice(story, back.status)
+        assert not events(kubectl, "PodFailed")
+        assert "lastFailure" not in back.status
+
+
 def test_too_few_nodes_are_waited_for(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
     """Two of three nodes go off: the job waits and says for whom; with one of them back it goes on where it was."""
     kubectl.apply(CLAIM, durable(2))

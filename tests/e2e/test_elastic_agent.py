@@ -116,7 +116,8 @@ async def test_an_older_round_is_ignored(director, tmp_path):
 
 @pytest.mark.parametrize("how", ["directive", "SIGTERM"])
 async def test_a_stop_gives_workers_time_to_save(director, tmp_path, how):
-    """SIGTERM reaches every worker, each may save, and the agent ends with 143 because the job is not done."""
+    """SIGTERM reaches every worker, each may save, and the agent ends with 143 because the job is not done. What came
+    from elsewhere than the operator is told to it before the workers have ended."""
     uid = director.start_agent(0, script("patient.py", tmp_path), procs=2)
     await director.until_state("joining", uid)
     director.run(1, uid, procs=2)
@@ -129,6 +130,8 @@ async def test_a_stop_gives_workers_time_to_save(director, tmp_path, how):
     assert await director.exit_codes(uid) == [143]
     assert all((tmp_path / f"saved-{rank}").exists() for rank in range(2))
     await director.until_state("stopped", uid)
+    told = [(update.report.state, update.report.leaving) for update in director.history if update.report]
+    assert (("running", "SIGTERM") in told) == (how == "SIGTERM")
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import dataclasses
 
 from llmtrain_operator.api import JobStatus
 from llmtrain_operator.conditions import find
-from llmtrain_operator.contract.wire import Checkpoints, Progress
+from llmtrain_operator.contract.wire import Checkpoints, Flash, Progress
 from llmtrain_operator.state import AgentView, CreatePod, Observed
 from tests.support.planner import NOW, agent, pod, step
 
 STORAGE = {"durable": {"storage": "pvc://c/j"}}
 NODES = {"min": 2, "max": 3, "desired": 3}
+RING = {0: (1,), 1: (2,), 2: (0,)}
+"""Who keeps the copy of whose snapshots."""
 
 
 def training(index: int, number=1, at=40, *, checkpoints: Checkpoints | None = None, flash=None, **fields) -> AgentView:
@@ -19,6 +21,16 @@ def training(index: int, number=1, at=40, *, checkpoints: Checkpoints | None = N
     said = checkpoints or Checkpoints(step=30)
     progress = Progress(index, number, step=at, max_steps=1000, step_seconds=1.0, checkpoints=said, flash=flash)
     return agent(index, "running", number, store_port=5000 + index, progress=progress, **fields)
+
+
+def held(index: int, number=1, *, ring=RING, state=None, **fields) -> AgentView:
+    """A member whose newest snapshot its buddy has; `state` "joining": it has left with it."""
+    said = Flash(step=40, committed=40, copies=len(ring[index]), kept_by=ring[index])
+    view = training(index, number, flash=said, **fields)
+    if state:
+        report = dataclasses.replace(view.report, state=state, store_port=6000 + index if state == "joining" else 0)
+        view = dataclasses.replace(view, report=report)
+    return view
 
 
 def gone(index: int, number=1, **fields) -> AgentView:
@@ -47,10 +59,10 @@ class Job:
         self.look(*map(report, range(3)))
         assert self.status.state == "Running"
 
-    def look(self, *agents: AgentView, pods=None, after=1.0):
+    def look(self, *agents: AgentView, pods=None, after=1.0, leaving=None):
         self.now += after
         there = tuple(map(pod, range(3))) if pods is None else tuple(pods)
-        seen = Observed(there, {view.uid: view for view in agents}, children_applied=True)
+        seen = Observed(there, {view.uid: view for view in agents}, children_applied=True, leaving=leaving or {})
         self.decided = step(self.status, seen, now=self.now, **self.fields)
         if not self.decided.actions:
             again = step(self.decided.status, seen, now=self.now, **self.fields)

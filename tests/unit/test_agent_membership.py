@@ -103,6 +103,19 @@ async def test_a_member_reports_each_state_and_hears_each_directive(ground):
         assert (await ground.report(lambda r: r.round == 2)).failure is None
 
 
+async def test_who_told_it_to_end_reaches_the_controller_at_once(ground):
+    """A node that shuts down tells the agent alone; its state stays what it is until the workers have left."""
+    async with ground.coordinator(), member(ground.environment()) as membership:
+        membership.enter(round_of(1), 4712)
+        assert (await ground.report(lambda r: r.state == "running")).leaving == ""
+        membership.request_stop("SIGTERM")
+        told = await ground.report(lambda r: r.leaving)
+        assert (told.leaving, told.state, told.round) == ("SIGTERM", "running", 1)
+        assert membership.order().kind == "stop"
+        membership.end()
+        assert (await ground.report(lambda r: r.state == "stopped")).leaving == "SIGTERM"
+
+
 async def test_the_leader_is_followed_wherever_it_listens(ground):
     """A standby refuses; the leader's certificate is for the first URL's name, by whichever address it was found."""
     async with ground.coordinator():

@@ -57,6 +57,13 @@ def test_a_missed_agent_is_excused_with_the_others(book, clock) -> None:
     assert not book.views([pod("a")])["a"].missed
 
 
+def test_that_an_agent_was_told_to_end_is_news(book, clock) -> None:
+    """It does not wait until figures are due again."""
+    update = says("a")
+    assert book.update(update)
+    assert not book.update(replace(update, report=replace(update.report, leaving="SIGTERM")))
+
+
 def test_that_a_round_stands_still_is_news(book, clock) -> None:
     """Of an agent whose absence is known already."""
     away = says("a", connected=False)

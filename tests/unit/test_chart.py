@@ -11,7 +11,7 @@ import yaml
 from click import Option
 from cryptography import x509
 
-from llmtrain_operator import main, policy
+from llmtrain_operator import departure, main, policy
 from llmtrain_operator.api.validation import parse
 from llmtrain_operator.coordinator import main as coordinator
 from tests.support.chart import (
@@ -277,6 +277,19 @@ def test_notes_name_the_next_command():
     assert "kubectl apply -n team-a -f -" in notes(NAMESPACED, is_install=True)
     assert "kubectl get ltj -A" in notes({}, is_upgrade=True)
     assert "llmtrain crd | kubectl apply" in notes({"crds": {"install": False}}, is_install=True)
+
+
+def test_the_taints_that_announce_a_departure_reach_the_operator():
+    """Without a word the operator's own list, which the values show; an empty list is none."""
+    for values, expected in (
+        ({}, departure.TAINTS),
+        ({"watch": {"departureTaints": ["example.com/going", "Going"]}}, ("example.com/going", "Going")),
+        ({"watch": {"departureTaints": []}}, ()),
+    ):
+        [flag] = [f for f in containers(render(values))["operator"]["command"] if f.startswith("--departure-taints=")]
+        assert main._listed(flag.partition("=")[2]) == expected
+    with pytest.raises(helm.HelmError, match="departureTaints"):
+        render({"watch": {"departureTaints": ["key=value:NoSchedule"]}})
 
 
 def test_the_policy_reaches_the_operator_as_it_was_written():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.policy import Policy
 from llmtrain_operator.ports import Rejected, Unavailable
 from llmtrain_operator.scheduling import Api
-from llmtrain_operator.state import PodView
+from llmtrain_operator.state import NodeView, PodView
 
 KEY = "d/j"
 SPEC = {"nodes": {"min": 1, "max": 1, "desired": 1}, "entrypoint": {"script": "train.py"}}
@@ -36,6 +37,8 @@ class OneJob:
         self.deleted: list[str] = []
         self.there: tuple[PodView, ...] = ()
         self.trouble: dict[str, Exception] = {}
+        self.nodes: dict[str, NodeView] = {}
+        self.events: list[str] = []
 
     def jobs(self) -> list[str]:
         return [KEY]
@@ -46,8 +49,8 @@ class OneJob:
     def pods(self, key: str) -> tuple[PodView, ...]:
         return self.there if key == KEY else ()
 
-    def node(self, name: str) -> None:
-        del name
+    def node(self, name: str) -> NodeView | None:
+        return self.nodes.get(name)
 
     def serves(self, api: Api) -> bool:
         raise AssertionError(f"no job here asks for {api}")
@@ -78,7 +81,8 @@ class OneJob:
         raise AssertionError(f"desired is filled already in {job}: {desired}")
 
     def post_event(self, job: Mapping[str, Any], reason: str, message: str, *, warning: bool = False) -> None:
-        pass
+        assert job["metadata"]["name"] == "j"
+        self.events.append(f"{'Warning' if warning else 'Normal'} {reason}: {message}")
 
     def publish(self, publish: Publish) -> None:
         pass
@@ -196,6 +200,39 @@ async def test_no_pod_is_made_before_the_jobs_own_objects(monkeypatch: pytest.Mo
     await controller.reconcile(KEY)
     await controller.reconcile(KEY)
     assert len(cluster.created) == 1
+
+
+async def test_a_notice_of_the_node_is_seen_and_remembered_with_the_node() -> None:
+    """By the taints that the installation names; also when no pod of the job is there any more."""
+    cluster = OneJob()
+    cluster.there = (pod("u0"),)
+    going = NodeView(
+        "n", "uid", ready=True, schedulable=True, boot_id="b", taints=("a/b:NoSchedule", "example.com/go:NoSchedule")
+    )
+    cluster.nodes["n"] = going
+    settings = Settings("t", "o", "wss://c", "pem", departure_taints=("example.com/go",))
+    controller = Controller(cluster, cluster, settings, Metrics(), [].append)
+    await controller.reconcile(KEY)
+    expected = [{"name": "n", "taint": "example.com/go:NoSchedule", "pods": ["u0"]}]
+    assert cluster.raw["status"]["leavingNodes"] == expected
+    assert [said for said in cluster.events if said.startswith("Normal NodeLeaving: node n is leaving (example.com/go")]
+    cluster.there = ()
+    await controller.reconcile(KEY)
+    assert cluster.raw["status"]["leavingNodes"] == expected
+    cluster.nodes["n"] = dataclasses.replace(going, taints=())
+    await controller.reconcile(KEY)
+    assert not cluster.raw["status"].get("leavingNodes")
+
+
+async def test_the_budget_follows_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The objects beside the pods are applied again when it has another number, and not otherwise."""
+    cluster = OneJob(nodes={"min": 1, "max": 2, "desired": 2})
+    number = iter([0, 0, 1, 1, 1])
+    monkeypatch.setattr("llmtrain_operator.controller.staying", lambda *_: next(number))
+    controller = controller_of(cluster)
+    await controller.reconcile(KEY)
+    await controller.reconcile(KEY)
+    assert cluster.applied.count("PodDisruptionBudget") == 2
 
 
 async def test_pods_that_a_job_left_are_deleted() -> None:

@@ -16,7 +16,7 @@ from llmtrain_operator.contract.wire import (
 from llmtrain_operator.coordinator.auth import Identity
 from llmtrain_operator.coordinator.bundle import pack, same, unpack
 from llmtrain_operator.coordinator.directives import Directives
-from llmtrain_operator.coordinator.sessions import LagMeter, Part, Session, expired, missed
+from llmtrain_operator.coordinator.sessions import LagMeter, Part, Session, differs_in_substance, expired, missed
 
 DEADLINE = 5.0
 
@@ -141,3 +141,10 @@ def test_members_that_wait_may_be_told_different_things():
     others = Publish("ns/j", {**publish.directives, "0": Directive("wait", "not yet", check=Check(2))})
     assert same(publish, publish)
     assert not same(publish, others)
+
+
+def test_that_an_agent_was_told_to_end_is_passed_on_at_once():
+    """The others have its grace period to save."""
+    before = Report("ns/j", "j-0-1", "u0", 0, 1, "10.0.0.1", "running", 1)
+    assert not differs_in_substance(before, before)
+    assert differs_in_substance(before, dataclasses.replace(before, leaving="SIGTERM"))

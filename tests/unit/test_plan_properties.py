@@ -62,6 +62,7 @@ class World(RuleBasedStateMachine):
         self.agents: dict[str, AgentView] = {}
         self.directives: dict[str, Directive] = {}
         self.children = False
+        self.leaving: dict[str, str] = {}
         self.now = 1_000_000.0
         self.number = 0
         self.born = 0
@@ -107,6 +108,17 @@ class World(RuleBasedStateMachine):
     def a_pod_is_deleted_by_someone(self, data) -> None:
         if pod := self._pick(data, "Running", "Pending"):
             self._set(pod, deleting=True)
+
+    @rule(taint=st.sampled_from(["", "karpenter.sh/disrupted:NoSchedule"]))
+    def a_node_is_about_to_go_or_is_not(self, taint: str) -> None:
+        """All pods are on it, and all replacements land on it again."""
+        self.leaving = {"n1": taint} if taint else {}
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data())
+    def someone_else_tells_a_member_to_end(self, data) -> None:
+        if (pod := self._pick(data, "Running")) and pod.uid in self.agents:
+            self._report(pod, leaving="SIGTERM")
 
     @precondition(lambda self: self._running())
     @rule(data=st.data())
@@ -224,7 +236,7 @@ class World(RuleBasedStateMachine):
             assert not self.status.round.ending
 
     def _plan(self):
-        observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children)
+        observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children, leaving=self.leaving)
         return plan(self.job, self.spec, (), self.status, observed, self.now)
 
     def _check(self, decided) -> None:
@@ -265,7 +277,8 @@ class World(RuleBasedStateMachine):
         reasons = [event.reason for event in decided.events]
         if "RoundClosed" in reasons:
             assert decided.status.restarts == self.status.restarts
-            assert decided.status.last_failure == self.status.last_failure
+            # Of the round, that is: a newcomer that has failed may be told of in the same pass.
+            assert "PodFailed" in reasons or decided.status.last_failure == self.status.last_failure
 
     def _carry_out(self, decided) -> None:
         self.status, self.directives, self.number = decided.status, dict(decided.directives), decided.status.rounds
@@ -303,7 +316,13 @@ class World(RuleBasedStateMachine):
         directive = self.directives.get(pod.uid)
         known = self.agents.get(pod.uid)
         report = known.report if known else None
-        if directive and directive.action == "stop":
+        if report and report.leaving:
+            if report.state == "stopped":
+                self._set(pod, phase="Failed", reason="Error", exit_code=143)
+                self._agent(pod, connected=False, detail="the connection ended")
+            else:
+                self._report(pod, state="stopped", store_port=0)
+        elif directive and directive.action == "stop":
             self._set(pod, phase="Succeeded" if report and report.state == "succeeded" else "Failed")
             self.agents.pop(pod.uid, None)
         elif directive and directive.check and report and directive.check.attempt > report.preflight.attempt:

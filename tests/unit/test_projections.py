@@ -196,11 +196,18 @@ def test_a_deleting_pod_and_one_without_status():
 def test_nodes():
     raw = {
         "metadata": {"name": "n1", "uid": "u"},
-        "spec": {"unschedulable": True},
+        "spec": {
+            "unschedulable": True,
+            "taints": [
+                {"key": "a/b", "value": "1700000000", "effect": "NoSchedule"},
+                {"key": "c", "effect": "NoExecute"},
+            ],
+        },
         "status": {"conditions": [{"type": "Ready", "status": "Unknown"}], "nodeInfo": {"bootID": "b"}},
     }
     view = node_view(raw)
     assert (view.name, view.ready, view.schedulable, view.boot_id) == ("n1", False, False, "b")
+    assert view.taints == ("a/b:NoSchedule", "c:NoExecute")
     assert not node_view({"metadata": {"name": "n2", "uid": "v"}}).ready
 
 

@@ -127,6 +127,17 @@ class RoundStatus(StatusRecord):
     """Set when the members were told to save and leave."""
 
 
+class LeavingNodeStatus(StatusRecord):
+    """A node that is about to go, and the pods that were on it when that became known."""
+
+    name: str
+    """Its name."""
+    taint: str
+    """What says so: the taint's key and effect."""
+    pods: tuple[str, ...] = ()
+    """UIDs of the pods that are to leave it. One that comes to it later stays."""
+
+
 class ProgressStatus(StatusRecord):
     """How far training is, as its rank 0 reports it."""
 
@@ -393,6 +404,8 @@ class JobStatus(StatusRecord):
     """UIDs of pods that are still there although their loss was judged already."""
     rejections: tuple[RejectionStatus, ...] = ()
     """Members whose pods recovery.preflight rejected, until one of them joins."""
+    leaving_nodes: tuple[LeavingNodeStatus, ...] = ()
+    """Nodes that members are leaving, or have left, for as long as their taints are there."""
     create_after: Time | None = None
     """Back-off: no pod is created before."""
     last_failure: FailureStatus | None = None

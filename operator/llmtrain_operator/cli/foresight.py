@@ -46,7 +46,9 @@ class Scene:
         """What the operator would decide if this were all it knew."""
         view = JobView.of(self.job)
         spec, problems = parse(view.name, self.job.get("spec") or {})
-        return plan(view, spec, problems, self.status, Observed(self.pods, agents, children_applied=True), self.now)
+        leaving = {node.name: node.taint for node in self.status.leaving_nodes}
+        seen = Observed(self.pods, agents, children_applied=True, leaving=leaving)
+        return plan(view, spec, problems, self.status, seen, self.now)
 
 
 def scene(job: Mapping[str, Any], pods: Iterable[PodView], now: float) -> Scene:

@@ -80,7 +80,13 @@ def node_view(raw: Mapping[str, Any]) -> NodeView:
         schedulable=not (raw.get("spec") or {}).get("unschedulable", False),
         boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
         domains=_domains(raw["metadata"].get("labels") or {}),
+        taints=_taints((raw.get("spec") or {}).get("taints") or ()),
     )
+
+
+def _taints(taints: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Without their values, which are times and ids of events."""
+    return tuple(intern(f"{taint.get('key', '')}:{taint.get('effect', '')}") for taint in taints)
 
 
 def _domains(labels: Mapping[str, str]) -> tuple[str, str]:

@@ -258,6 +258,7 @@ class Report:
     the member's workers that have told theirs, by rank.
     `failure` is the newest failure of its workers, kept until a round later than `failure.round` runs.
     `preflight`: None if this agent measures nothing.
+    `leaving`: who told the pod to end, where it was not the operator (the signal's name); its workers save and leave.
     """
 
     job: str
@@ -274,6 +275,7 @@ class Report:
     flash_port: int = 0
     preflight: Preflight | None = None
     paces: tuple[Pace, ...] = ()
+    leaving: str = ""
     version: int = WIRE_VERSION
 
 

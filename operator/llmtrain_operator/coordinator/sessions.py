@@ -140,4 +140,4 @@ def differs_in_substance(old: Report | None, new: Report) -> bool:
 
 def _substance(report: Report) -> tuple[object, ...]:
     phase = report.progress.phase if report.progress else None
-    return report.state, report.round, report.store_port, report.host, report.failure, phase
+    return report.state, report.leaving, report.round, report.store_port, report.host, report.failure, phase

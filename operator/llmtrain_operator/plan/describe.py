@@ -25,7 +25,7 @@ def describe(run: Draft) -> None:
         run.condition("Recovering", False, "Training", f"round {current.number} runs")
         run.set(state="Running")
         recovered(run)
-    elif run.status.state != "Running":
+    elif run.status.state != "Running" and run.ending is None:
         run.condition("Running", False, "StartingWorkers", f"round {current.number}: workers are being started")
         run.set(state=_on_the_way(run, "Starting"))
     if run.ending and run.ending.reason == "Resize":

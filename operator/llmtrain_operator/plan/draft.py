@@ -25,6 +25,8 @@ class Draft:
     actions: list[Action] = field(default_factory=list)
     directives: dict[str, Directive] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    departing: dict[str, str] = field(default_factory=dict)
+    """UIDs of the pods that are to leave their nodes now, and why."""
     look_again: float | None = None
     unproven: dict[str, str] = field(default_factory=dict)
     """Why these pods, by UID, may not be in a round yet although their agents are ready: see `preflight`."""
@@ -99,12 +101,19 @@ class Draft:
         others are spares."""
         kept = [member.index for member in self.status.round.members] if self.status.round else []
         count = self.wanted + self.spec.nodes.spares
-        return podset.slots(self.observed.pods, count, kept, membership.unheard(self.observed.agents))
+        return podset.slots(self.observed.pods, count, kept, self.given_up)
 
     @property
     def whole(self) -> bool:
         """Whether all members that are wanted are in the round, so that every other pod is a spare or too many."""
         return self.status.round is not None and len(self.status.round.members) >= self.wanted
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """UIDs of the pods that others are to take the place of although they look alive, and why: Kubernetes takes
+        minutes to give up on those of a dead node."""
+        silent = membership.unheard(self.observed.agents)
+        return self.departing | dict.fromkeys(silent, "its agent has been silent for too long")
 
     @property
     def ending(self) -> EndingStatus | None:
@@ -145,10 +154,15 @@ class Draft:
         here = (self.observed.agents.get(member.uid) for member in current.members)
         reports = [agent.report for agent in here if agent and agent.report]
         in_round = all(r.round == current.number and r.state in ("running", "succeeded") for r in reports)
+        return in_round and self.has_begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the workers of the current round are, or were, past loading, if they tell."""
         told = progress.said(self.status, self.observed.agents)
         known = None if self.spec.entrypoint else self.status.progress
         phase = told[0].phase if told else known.phase if known else None
-        return in_round and bool(self.spec.entrypoint if phase is None else phase not in progress.BEFORE_TRAINING)
+        return bool(self.spec.entrypoint if phase is None else phase not in progress.BEFORE_TRAINING)
 
     def done(self) -> Plan:
         return Plan(self.status, tuple(self.actions), self.directives, tuple(self.events), self.look_again)

@@ -29,7 +29,7 @@ def restorable(run: Draft) -> int | None:
     flash = run.status.flash
     if flash is None or flash.committed_step is None or not flash.holders:
         return None
-    return flash.committed_step if covered(flash, _living(run)) else None
+    return flash.committed_step if covered(flash, living(run)) else None
 
 
 def give_up(run: Draft, beyond: int) -> None:
@@ -57,7 +57,7 @@ def last_gasp(run: Draft) -> str:
 def keepers(run: Draft) -> frozenset[str]:
     """UIDs of the living that were in the round whose snapshots are committed: they, and no others, have any."""
     flash = run.status.flash
-    return _living(run) & {holder.uid for holder in flash.holders} if flash else frozenset()
+    return living(run) & {holder.uid for holder in flash.holders} if flash else frozenset()
 
 
 def with_memory(run: Draft, chosen: tuple[Member, ...], ready: Sequence[Member]) -> tuple[Member, ...] | None:
@@ -67,14 +67,13 @@ def with_memory(run: Draft, chosen: tuple[Member, ...], ready: Sequence[Member])
     known = run.checkpoint_step
     if flash is None or step is None or (known is not None and known >= step):
         return chosen
-    members, uids = list(chosen), {member.uid for member in chosen}
+    members = {member.index: member for member in chosen}
     for member in ready:
-        if covered(flash, uids):
+        if covered(flash, {each.uid for each in members.values()}):
             break
-        if member.uid not in uids:
-            members.append(member)
-            uids.add(member.uid)
-    return tuple(sorted(members, key=lambda member: member.index)) if covered(flash, uids) else None
+        members[member.index] = member  # perhaps in place of its own replacement: an index is in a round once
+    uids = {member.uid for member in members.values()}
+    return tuple(members[index] for index in sorted(members)) if covered(flash, uids) else None
 
 
 def covered(flash: FlashStatus, living: Collection[str]) -> bool:
@@ -82,12 +81,14 @@ def covered(flash: FlashStatus, living: Collection[str]) -> bool:
     return all(holder.uid in living or any(buddy in living for buddy in holder.buddies) for holder in flash.holders)
 
 
-def _living(run: Draft) -> frozenset[str]:
+def living(run: Draft) -> frozenset[str]:
+    """UIDs of the pods whose memory is there and will be for a while."""
     pods, agents = run.pods, run.observed.agents
     return frozenset(
         uid
         for uid, agent in agents.items()
         if agent.connected and uid in pods and not pods[uid].deleting and pods[uid].phase == "Running"
+        if not (agent.report and agent.report.leaving)
     )
 
 

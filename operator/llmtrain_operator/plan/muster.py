@@ -44,8 +44,7 @@ class Muster:
 def muster(run: Draft) -> Muster:
     """Look at every index that is wanted. A member of the current round is ready if it could leave it for another."""
     agents, indexes = run.observed.agents, run.indexes
-    unheard = membership.unheard(agents)
-    live = podset.arrange(run.observed.pods, indexes, (), run.status.incarnations, unheard=unheard).live
+    live = podset.arrange(run.observed.pods, indexes, (), run.status.incarnations, given_up=run.given_up).live
     keeping = keepers(run)
     standings = {index: _standing(run, pod, keeping) for index, pod in live.items()}
     ready = sorted(ready_of(run, tuple(live.values())), key=lambda member: (standings[member.index], member.index))
@@ -102,6 +101,8 @@ def _missing(run: Draft, index: int, pod: PodView | None) -> str:
         return run.unproven[pod.uid]
     if pod is None and (rejected := next((r for r in run.status.rejections if r.index == index), None)):
         return f"pre-flight: rejected {rejected.count} times, last {rejected.message}"
+    if agent and agent.report and agent.report.leaving:
+        return f"told to end ({agent.report.leaving})"
     return run.observed.refused.get(index) or podset.waiting_on(pod)
 
 

@@ -7,6 +7,7 @@ to leave do so as soon as they can, and going on from a fresh checkpoint costs s
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,20 +48,50 @@ def decide(run: Draft) -> None:
         run.condition("Resizing", not sizing.fits, sizing.reason, sizing.message)
         if run.spec.suspend and run.resumable:
             _begin(run, "Suspend", "spec.suspend is true")
-        elif leaving := drained(run, current):
-            names = ", ".join(sorted(member.pod for member in current.members if member.uid in leaving))
-            _begin(run, "Resize", f"{names} is being deleted")
+        elif leaving := _departing(run, current):
+            _begin(run, "Resize", leaving)
         elif sizing.end:
             _begin(run, "Resize", sizing.message)
     if run.ending is not None:
         _follow(run, current, _for_what(run, run.ending))
 
 
+def part(run: Draft, current: Round) -> None:
+    """Have the round end if some of its members are made to go while they may still save what they have done. Those
+    that were told by someone else may be quicker than we are: they, and the others with them, may have left by now."""
+    if run.ending is not None or not run.has_begun or not _goes_on(run):
+        return
+    told = membership.told_to_end(current, run.observed.agents)
+    if told:
+        _begin(run, "Resize", f"{_names(current, told)} was told to end")
+    elif leaving := drained(run, current):
+        _begin(run, "Resize", f"{_names(current, leaving)} is being deleted")
+
+
 def drained(run: Draft, current: Round) -> frozenset[str]:
-    """UIDs of members whose pods are being deleted, as long as they may still save what they have done."""
-    if not run.trains or not (run.resumable or restorable(run) is not None):
+    """UIDs of members that are made to go, as long as they may still save what they have done."""
+    if not run.trains or not _goes_on(run):
         return frozenset()
     return membership.drained(current, run.pods, run.observed.agents)
+
+
+def _goes_on(run: Draft) -> bool:
+    """Whether another round, without those who go, could go on where this one ends."""
+    return run.resumable or restorable(run) is not None
+
+
+def _departing(run: Draft, current: Round) -> str:
+    """Which members are to leave because their nodes do, and can now; empty if none are."""
+    whys: dict[str, list[str]] = {}
+    for member in current.members:
+        if why := run.departing.get(member.uid):
+            whys.setdefault(why, []).append(member.pod)
+    text = "; ".join(f"{', '.join(pods)}: {why}" for why, pods in sorted(whys.items()))
+    return text if text and _held(run, shrinks=False) is None else ""
+
+
+def _names(current: Round, uids: Collection[str]) -> str:
+    return ", ".join(sorted(member.pod for member in current.members if member.uid in uids))
 
 
 def left(run: Draft, current: Round) -> frozenset[str]:
@@ -141,7 +172,7 @@ def _held(run: Draft, *, shrinks: bool) -> tuple[str, str] | None:
     assert run.status.round is not None
     asked = run.status.round.wanted not in (None, run.wanted)
     # Those who go take their memory with them; those who come take nothing away.
-    can_go_on = run.resumable or (not shrinks and restorable(run) is not None)
+    can_go_on = run.resumable if shrinks else _goes_on(run)
     if not can_go_on and not (run.spec.entrypoint and asked):
         return "AtNextRound", _without_checkpoints(run)
     if not run.trains:

@@ -10,6 +10,7 @@ from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
+from llmtrain_operator.plan.departure import note_departures
 from llmtrain_operator.plan.describe import describe
 from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
@@ -19,7 +20,7 @@ from llmtrain_operator.plan.flash import keepers, note_flash
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
 from llmtrain_operator.plan.preflight import inspect, resting
-from llmtrain_operator.plan.resize import decide, drained, left, over
+from llmtrain_operator.plan.resize import decide, drained, left, over, part
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
 from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler, say_whether_straggling
 from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
@@ -59,6 +60,7 @@ def train(run: Draft) -> None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
     expire(run)
     _take_in(run)
+    note_departures(run)
     _early_ends(run)
     inspect(run)
     if run.round and not run.status.completion_time:
@@ -96,6 +98,7 @@ def _follow(run: Draft) -> None:
         text = f"all {len(current.members)} members finished after step {run.step}"
         finish(run, "Complete", "TrainingComplete", text)
         return
+    part(run, current)
     away = done | left(run, current) | drained(run, current)
     lost = membership.losses(current, run.pods, run.observed.agents, away)
     if over(run, current, done, lost):
@@ -119,12 +122,12 @@ def _note_successes(run: Draft, current: Round) -> frozenset[str]:
 def _arrange(run: Draft) -> None:
     stored = run.status.round
     # Between rounds nobody goes who may be needed for what is in memory.
-    in_round = {member.uid for member in stored.members} if stored else set(keepers(run))
+    in_round = {member.uid for member in stored.members} if stored else set(keepers(run) - run.departing.keys())
+    given_up = {uid: why for uid, why in run.given_up.items() if uid not in in_round}
     done = {member.index for member in stored.members if member.succeeded} if stored else set()
     none_now = held_back(run) or run.observed.obstacle is not None
     refused = set(run.indexes) if none_now else done | run.observed.refused.keys() | resting(run)
-    unheard = membership.unheard(run.observed.agents)
-    pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, unheard)
+    pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, given_up)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
     run.actions += [*pods.delete, *(replace(create, avoid=avoided(run)) for create in pods.create)]
     say_whether_scheduled(run)
@@ -135,8 +138,9 @@ def _early_ends(run: Draft) -> None:
     only delays the next one: what happened to the members stays on record as the last failure."""
     in_round = {member.uid for member in run.status.round.members} if run.status.round else set()
     ended = [pod for pod in run.observed.pods if pod.phase == "Failed" and not pod.deleting]
-    early = [pod for pod in ended if pod.uid not in in_round and pod.uid not in run.status.ended_pods]
-    run.note_ended(pod.uid for pod in early)
+    ended = [pod for pod in ended if pod.uid not in in_round and pod.uid not in run.status.ended_pods]
+    run.note_ended(pod.uid for pod in ended)
+    early = [pod for pod in ended if not _was_told_to_end(run, pod)]
     if not early:
         return
     for each in early:
@@ -163,3 +167,9 @@ def _end_of(pod: PodView, now: float) -> FailureStatus:
         exit_code=pod.exit_code,
         time=timestamp(now),
     )
+
+
+def _was_told_to_end(run: Draft, pod: PodView) -> bool:
+    """By its node, most likely, which shuts down: no fault of the pod's."""
+    agent = run.observed.agents.get(pod.uid)
+    return agent is not None and agent.report is not None and bool(agent.report.leaving)

@@ -52,7 +52,7 @@ class Membership:
         # A SimpleQueue rather than an Event: its put() is safe in a signal handler that interrupts its get().
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._connection = Connection(
-            environment.coordinators, environment.ca, environment.token_file, lambda: self._report, self._on_directive
+            environment.coordinators, environment.ca, environment.token_file, lambda: self.report, self._on_directive
         )
 
     def start(self) -> None:
@@ -66,7 +66,7 @@ class Membership:
     @property
     def report(self) -> Report:
         """What is being reported."""
-        return self._report
+        return dataclasses.replace(self._report, leaving=self._stop_reason) if self._stop_reason else self._report
 
     @property
     def directive(self) -> Directive | None:
@@ -81,9 +81,10 @@ class Membership:
     # Told by the coordinator, the kubelet and the workers
 
     def request_stop(self, reason: str) -> None:
-        """As if a `stop` directive had come; safe in a signal handler."""
+        """As if a `stop` directive had come, and the operator hears of it; safe in a signal handler."""
         self._stop_reason = reason
         self._news.put(None)
+        self._connection.wake()
 
     def on_progress(self, progress: Progress) -> None:
         """Take in a worker's progress; the next heartbeat carries it. One of another round is dropped."""
