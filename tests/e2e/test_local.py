@@ -212,6 +212,22 @@ def test_a_spare_takes_a_lost_members_place(start: Callable[..., Local]) -> None
     run.ends_with(130)
 
 
+def test_a_member_that_is_told_to_end_costs_no_step(start: Callable[..., Local]) -> None:
+    """Its first process gets a SIGTERM, as on a node that shuts down: all save, the other goes on there and then, and
+    the next incarnation joins. Nothing is lost, and nothing is done again."""
+    run = start(FOREVER, **ELASTIC)
+    run.until(lambda: (run.status.get("checkpoint") or {}).get("step"), "a checkpoint")
+    first = max(run.processes("local.init\0"))
+    os.kill(first, signal.SIGTERM)
+    run.until(lambda: run.status["rounds"] > 1 and run.members == [0, 1], "the next incarnation in the round")
+    status = run.status
+    assert (status["restarts"], status.get("incidents", []), "lastFailure" in status) == (0, [], False)
+    assert status["ledger"].get("recompute", 0) == 0
+    assert "was told to end" in run.output.read_text()
+    run.process.send_signal(signal.SIGINT)
+    run.ends_with(130)
+
+
 def test_a_run_is_steered_from_another_terminal_and_taken_up_where_it_was(start: Callable[..., Local]) -> None:
     """Status, logs, events and scale with --local; Ctrl-C saves, and the same command goes on from there to the end."""
     run = start(FOREVER, **ELASTIC)
