@@ -144,7 +144,7 @@ def test_a_spare_takes_the_place_of_a_node_that_goes_off(kubectl: Kubectl, insta
             assert decided.at - off < 12
             named = {member["uid"] for member in decided.status["round"]["members"]}
             assert len(named - pods.keys()) == 1, "the spare is in it"
-            over = story.until(lambda m: m.status.get("incidents", [{}])[0].get("outcome"), since=off)
+            over = story.until(lambda m: (m.status.get("incidents") or [{}])[0].get("outcome"), since=off)
             assert over.status["incidents"][0]["lostSteps"] == 0
         finally:
             node.on()
