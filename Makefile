@@ -86,7 +86,14 @@ test-faults: setup  ## Kills and damages of flash checkpoints; FULL=1: 200 and 1
 soak: images  ## 30 minutes of training under load 8: no member may be declared lost
 	LLMTRAIN_SOAK_SECONDS=1800 $(PYTEST) --timeout 2400 tests/e2e -k soak
 
+SEED ?= 1
+FAULTS ?= 200
+NODE_FAULTS ?= 40
+
+chaos: $(if $(filter 0,$(NODE_FAULTS)),setup,images)  ## Random faults against undisturbed runs (SEED, FAULTS on processes, NODE_FAULTS on nodes)
+	$(PY) -P tests/bench/chaos.py --seed $(SEED) --faults $(FAULTS) --node-faults $(NODE_FAULTS)
+
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
-.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs lint test test-unit test-api test-e2e test-faults soak
+.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs lint test test-unit test-api test-e2e test-faults chaos soak

@@ -84,6 +84,19 @@ def node(options: argparse.Namespace) -> None:
     actions[options.verb]()
 
 
+def chaos(options: argparse.Namespace) -> int:
+    """Do faults to a running job, its nodes or the operator, and report what that cost."""
+    from devcluster import chaos as faults  # the operator's command line, which the rest does without
+    from llmtrain_operator.chaos.run import Terms
+    from llmtrain_operator.cli.chaos import Wish
+
+    if unknown := set(options.fault) - {*faults.NAMES}:
+        raise DevclusterError(f"{', '.join(sorted(unknown))}: no such fault; there are {', '.join(faults.NAMES)}")
+    terms = Terms(options.member, options.seconds, options.patience)
+    wish = Wish(options.job, tuple(options.fault), options.faults, options.seed, options.pause, terms)
+    return faults.run(Cluster.attach(options.name, say), options.namespace, wish, as_json=options.json)
+
+
 def execute(options: argparse.Namespace) -> None:
     """Become a program on a node or beside the control plane."""
     cluster = Cluster.attach(options.name)
@@ -113,12 +126,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m devcluster", description="A real Kubernetes cluster on this machine.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def add(name: str, action: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
         command.set_defaults(action=action)
         return command
 
-    def named(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def named(name: str, action: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
         command = add(name, action)
         command.add_argument("--name", default=_DEFAULTS.name, help="which cluster (default: %(default)s)")
         return command
@@ -131,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     power = named("node", node)
     power.add_argument("verb", choices=["off", "on", "partition", "heal"])
     power.add_argument("node", metavar="NODE")
+    _add_chaos_options(named("chaos", chaos))
     inside = named("exec", execute)
     inside.add_argument("place", metavar="NODE|cp")
     inside.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
@@ -160,15 +174,27 @@ def _add_up_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_chaos_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("job", metavar="JOB")
+    command.add_argument("fault", nargs="*", metavar="FAULT", help="kinds to draw from (default: all)")
+    command.add_argument("--namespace", "-n", default="default", help="the job's (default: %(default)s)")
+    command.add_argument("--faults", type=int, default=1, help="how many (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="the same seed draws the same faults (%(default)s)")
+    command.add_argument("--member", type=int, metavar="INDEX", help="only this one (default: drawn each time)")
+    command.add_argument("--pause", type=float, default=5.0, help="most seconds between them (default: %(default)s)")
+    command.add_argument("--seconds", type=float, default=10.0, help="how long one lasts that ends (%(default)s)")
+    command.add_argument("--patience", type=float, default=300.0, help="seconds to get over one (%(default)s)")
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = parser().parse_args(argv)
     try:
-        options.action(options)
+        return options.action(options) or 0
     except (DevclusterError, ApiError) as error:
         print(f"devcluster: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

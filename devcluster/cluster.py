@@ -348,6 +348,14 @@ class ClusterNode:
         self.machine.set_link(up=True)
         self._cluster.wait_nodes([self.name])
 
+    def slow(self, rate: str | None) -> None:
+        """Let only so much through its cable, such as 10mbit; None undoes it."""
+        self.machine.set_rate(rate)
+
+    def kill_pod(self, uid: str) -> None:
+        """Kill all processes of a pod that runs on it, without a word to Kubernetes."""
+        self.machine.kill_pod(uid)
+
 
 def _boot_new(machine: Node) -> None:
     machine.prepare()

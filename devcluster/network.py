@@ -53,6 +53,15 @@ def link_script(node: str, *, up: bool) -> str:
     return f"ip link set {node} {'up' if up else 'down'}"
 
 
+def rate_script(node: str, rate: str | None) -> str:
+    """Let so much (such as 10mbit) through a node's cable in each direction, None: all that it can."""
+    ends = f"tc qdisc {{verb}} dev {node} root{{how}}", f"tc -n {node} qdisc {{verb}} dev eth0 root{{how}}"
+    if rate is None:
+        return "; ".join(f"{end.format(verb='del', how='')} 2> /dev/null || true" for end in ends)
+    how = f" tbf rate {rate} burst 64kb latency 400ms"
+    return " && ".join(end.format(verb="replace", how=how) for end in ends)
+
+
 def forget_pods_script(node: str) -> str:
     """What a power cut does to a node's network state: the pods' links and the packet filter's rules are gone."""
     return (

@@ -145,6 +145,16 @@ class Node:
         """Plug the node's cable in or pull it; nothing on the node itself changes."""
         self._space.run(["sh", "-c", network.link_script(self.name, up=up)])
 
+    def set_rate(self, rate: str | None) -> None:
+        """Let only so much through the node's cable, such as 10mbit; None: as much as it can."""
+        self._space.run(["sh", "-c", network.rate_script(self.name, rate)])
+
+    def kill_pod(self, uid: str) -> None:
+        """SIGKILL to every process of a pod on this node, so that it says no goodbye."""
+        groups = self.run(["sh", "-c", f"grep -ls 'pod{uid}' /proc/[0-9]*/cgroup || true"]).split()
+        pids = " ".join(group.split("/")[2] for group in groups)
+        self.run(["sh", "-c", f"kill -9 {pids} 2> /dev/null || true"])  # one may end while it is looked for
+
     def _processes_left(self) -> bool:
         for pid in self._groups.members(self.name):
             # Not in the dead pid namespace but in the group: the launchers outside it. They are ours to end too.

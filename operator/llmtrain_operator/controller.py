@@ -276,9 +276,9 @@ class Controller:
                 pod = manifests.member_pod(job, spec, index, incarnation, settings, size, avoid)
                 await self._cluster.create(pod)
                 self._refused.get(job.key, {}).pop(index, None)
-            case DeletePod(name, uid, reason):
+            case DeletePod(name, uid, reason, grace):
                 log.info("%s: deleting pod %s: %s", job.key, name, reason)
-                await self._cluster.delete("Pod", job.namespace, name, uid)
+                await self._cluster.delete("Pod", job.namespace, name, uid, grace)
             case DeleteJob():
                 await self._cluster.delete(names.KIND, job.namespace, job.name, job.uid)
 

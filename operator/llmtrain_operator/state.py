@@ -165,11 +165,12 @@ class CreatePod:
 
 @dataclass(frozen=True, slots=True)
 class DeletePod:
-    """Delete this very pod (by UID), and say why."""
+    """Delete this very pod (by UID), and say why. `grace`: seconds for a clean end, None: as many as it asks for."""
 
     name: str
     uid: str
     reason: str
+    grace: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -42,12 +43,13 @@ def spec(steps: int, **more: Any) -> dict[str, Any]:
 class Local:
     """`llmtrain local` on a job named j, and what can be seen of it from outside."""
 
-    def __init__(self, cache: Path, spec: dict[str, Any], nodes: int) -> None:
+    def __init__(self, cache: Path, spec: dict[str, Any], nodes: int, **environment: str) -> None:
         job = {"apiVersion": "llmtrain.io/v1alpha1", "kind": "LLMTrainJob", "metadata": {"name": "j"}, "spec": spec}
         (cache / "job.yaml").write_text(json.dumps(job))
         self.cache, self.output = cache, cache / "output.txt"
         paths = os.pathsep.join([str(ROOT / "operator"), str(ROOT / "trainer_image")])
-        self._environment = {**os.environ, "PYTHONPATH": paths, "LLMTRAIN_CACHE": str(cache), "NO_COLOR": "1"}
+        own = {"PYTHONPATH": paths, "LLMTRAIN_CACHE": str(cache), "NO_COLOR": "1"}
+        self._environment = {**os.environ, **own, **environment}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", CODE, "local", str(cache / "job.yaml"), "--nodes", str(nodes)],
@@ -58,16 +60,20 @@ class Local:
 
     def llmtrain(self, *words: str) -> str:
         """What a command says from another terminal; it must succeed."""
-        done = subprocess.run(
+        done = self.ask(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask(self, *words: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+        """A command from another terminal, to its end."""
+        return subprocess.run(
             [sys.executable, "-c", CODE, *words, "--local"],
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=patience,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def processes(self, words: str = "") -> list[int]:
         """Processes of this very run, by the folder in their environment, with `words` in their command line."""
@@ -108,9 +114,9 @@ class Local:
         """Return when the job has done a step."""
         self.until(lambda: (self.status.get("progress") or {}).get("step", 0) > 0, "training")
 
-    def ends_with(self, code: int) -> None:
+    def ends_with(self, code: int, patience: float = PATIENCE) -> None:
         """Wait for the end; no process may be left."""
-        assert self.process.wait(PATIENCE) == code, self.output.read_text()[-6000:]
+        assert self.process.wait(patience) == code, self.output.read_text()[-6000:]
         self.leaves_nothing()
 
     def leaves_nothing(self) -> None:
@@ -119,6 +125,14 @@ class Local:
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not self.processes()
+
+    def kill(self) -> None:
+        """End whatever is left of it."""
+        self.process.kill()
+        self.process.wait()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -132,10 +146,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Local]]:
 
     yield begin
     for run in runs:
-        run.process.kill()
-        run.process.wait()
-        for pid in run.processes():
-            os.kill(pid, signal.SIGKILL)
+        run.kill()
 
 
 def test_a_job_completes_and_exports_its_model(start: Callable[..., Local], tmp_path: Path) -> None:

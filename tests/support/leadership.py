@@ -29,8 +29,5 @@ def await_leader(system: Kubectl, *, but: str = "", within: float = 30.0) -> str
 def kill(cluster: Cluster, system: Kubectl, pod: str) -> None:
     """SIGKILL to every process of the pod, so that it says no goodbye, and the pod deleted without grace."""
     found = system.get("pod", pod)
-    node = cluster.node(found["spec"]["nodeName"])
-    groups = node.run(["sh", "-c", f"grep -ls 'pod{found['metadata']['uid']}' /proc/[0-9]*/cgroup"]).split()
-    pids = [group.split("/")[2] for group in groups]
-    node.run(["sh", "-c", f"kill -9 {' '.join(pids)} 2> /dev/null || true"])  # one may end while it is looked for
+    cluster.node(found["spec"]["nodeName"]).kill_pod(found["metadata"]["uid"])
     system("delete", "pod", pod, "--force", "--grace-period=0", "--wait=false")

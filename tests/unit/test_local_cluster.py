@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +157,13 @@ async def test_a_users_patch_is_another_generation_or_is_refused(place):
     assert place.cluster.patch({"spec": {"suspend": True}})["metadata"]["generation"] == 2
     with pytest.raises(Rejected, match=r"spec\.nodes\.desired"):
         place.cluster.patch({"spec": {"nodes": {"desired": 7}}})
+
+
+async def test_temporary_files_go_with_the_pod_that_was_killed(place, tmp_path):
+    """Nobody is left in it who could remove them."""
+    await place.create(0, 'touch "$TMPDIR/left" && echo "$TMPDIR"; kill -9 $$')
+    await place.until(lambda pods: pods[0].phase == "Failed" and place.lines)
+    [(_, scratch)] = place.lines
+    assert RunFolder(tmp_path).scratches == Path(scratch).parent
+    await place.cluster.close(0)
+    assert not Path(scratch).parent.exists()

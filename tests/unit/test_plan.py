@@ -344,4 +344,6 @@ def test_a_silent_agent_that_is_in_no_round_is_replaced() -> None:
         hung = dataclasses.replace(agent(1), connected=False, silent_for=seconds, detail="no heartbeat")
         decided = step(JobStatus(incarnations={"0": 1, "1": 1}), observed(agent(0), hung))
         assert [type(action) for action in decided.actions] == replaced
+        # It hears no SIGTERM, and its successor may need its place.
+        assert all(action.grace == 1 for action in decided.actions if isinstance(action, DeletePod))
         assert "member 1: its agent is silent" in find(decided.status.conditions, "Running").message or replaced

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from llmtrain_operator.cli.chaos import chaos
 from llmtrain_operator.cli.checkpoints import checkpoints
 from llmtrain_operator.cli.completion import completion
 from llmtrain_operator.cli.control import resume, suspend
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 for _command in (
-    *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints),
+    *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints, chaos),
     *(local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)

@@ -80,6 +80,11 @@ class UserCluster:
         """Delete a pod without waiting for it."""
         await self._client.request("delete", PODS, namespace, name)
 
+    async def kill_pod(self, namespace: str, name: str, uid: str) -> None:
+        """End a pod at once, if it is still the one with this UID."""
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
+        await self._client.request("delete", PODS, namespace, name, body=body)
+
     async def log(
         self, namespace: str, pod: str, *, follow: bool, tail: int | None = None, since: str | None = None
     ) -> AsyncGenerator[tuple[str, str], None]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ Part = Literal["status", "pods", "events"]
 _SHARED: Final = Path("/dev/shm")
 _ENOUGH: Final = 2**30
 """Bytes below which it is a container's token amount, meant for other things."""
+_SHORT: Final = 40
+"""Letters of a directory in which the names of pods' sockets do not get too long."""
 
 
 def root(environ: Mapping[str, str]) -> Path:
@@ -81,23 +84,39 @@ class RunFolder:
     def memories(self) -> Path:
         """A directory per pod for snapshots, in memory if this machine has some to share."""
         if _SHARED.is_dir() and shutil.disk_usage(_SHARED).total >= _ENOUGH:
-            name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
-            return _SHARED / f"llmtrain-{os.getuid()}-{name}"
+            return _SHARED / self._own_name
         return self.path / "memory"
 
+    @property
+    def scratches(self) -> Path:
+        """A directory per pod for temporary files, which go with it however it ends."""
+        place = tempfile.gettempdir()
+        return Path(place if len(place) <= _SHORT else "/tmp") / self._own_name
+
     def forget_memories(self) -> None:
-        """Give the memory back, also that of a run that was killed."""
-        shutil.rmtree(self.memories, ignore_errors=True)
+        """Give the memory and the temporary files back, also those of a run that was killed."""
+        for folder in (self.memories, self.scratches):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def forget_memory(self, uid: str) -> None:
-        """Give back that of one pod."""
-        shutil.rmtree(self.memory(uid), ignore_errors=True)
-        with contextlib.suppress(OSError):  # others are there
-            self.memories.rmdir()
+        """Give back those of one pod."""
+        for folder in (self.memory(uid), self.scratch(uid)):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others are there
+                folder.parent.rmdir()
 
     def memory(self, uid: str) -> Path:
         """That of the pod with this UID."""
         return self.memories / uid
+
+    def scratch(self, uid: str) -> Path:
+        """Temporary files of the pod with this UID."""
+        return self.scratches / uid[:8]
+
+    @property
+    def _own_name(self) -> str:
+        """One that no other user's or job's folder has."""
+        return f"llmtrain-{os.getuid()}-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]}"
 
     def _file(self, part: Part) -> Path:
         return self.path / f"{part}.json"

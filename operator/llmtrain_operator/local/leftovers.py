@@ -26,7 +26,7 @@ def end_leftovers(tokens: Path) -> int:
     """
     ended: set[int] = set()
     deadline = time.monotonic() + _LIMIT
-    while (found := _processes(tokens)) and time.monotonic() < deadline:
+    while (found := processes(tokens)) and time.monotonic() < deadline:
         ended |= found
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -35,7 +35,8 @@ def end_leftovers(tokens: Path) -> int:
     return len(ended)
 
 
-def _processes(tokens: Path) -> set[int]:
+def processes(tokens: Path) -> set[int]:
+    """Those of the pod whose token file is `tokens`, or of all whose files are in that directory; not this one."""
     mark = f"{names.ENV_TOKEN_FILE}={tokens}".encode()
     wanted = mark + (b"/" if tokens.is_dir() else b"\0")
     found = set()

@@ -191,7 +191,9 @@ class Pods:
         self._tokens[token] = Identity(pod.view.namespace, pod.view.name, pod.view.uid)
         file = self._folder.tokens / pod.view.name
         file.write_text(token)
-        own = {names.ENV_TOKEN_FILE: str(file)}
+        scratch = self._folder.scratch(pod.view.uid)
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = {names.ENV_TOKEN_FILE: str(file), "TMPDIR": str(scratch)}
         if names.ENV_FLASH in how.environment:
             memory = self._folder.memory(pod.view.uid)
             memory.mkdir(mode=0o700, parents=True, exist_ok=True)

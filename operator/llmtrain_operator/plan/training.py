@@ -25,6 +25,10 @@ from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, 
 from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler, say_whether_straggling
 from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
+_UNHEARD_GRACE = 1
+"""Seconds for the end of a pod whose agent is silent: it hears nobody, has left its round, and holds a place that its
+successor may need. Not 0: Kubernetes would forget it without having heard from its node."""
+
 
 def go_on(run: Draft) -> None:
     """The spec has become invalid, by an edit or in the eyes of a newer operator: the round that runs goes on as it
@@ -129,7 +133,9 @@ def _arrange(run: Draft) -> None:
     refused = set(run.indexes) if none_now else done | run.observed.refused.keys() | resting(run)
     pods = podset.arrange(regroup(run), run.indexes, in_round, run.status.incarnations, refused, given_up)
     run.set(incarnations=dict(pods.incarnations), target_nodes=run.wanted)
-    run.actions += [*pods.delete, *(replace(create, avoid=avoided(run)) for create in pods.create)]
+    unheard = membership.unheard(run.observed.agents)
+    run.actions += [replace(each, grace=_UNHEARD_GRACE) if each.uid in unheard else each for each in pods.delete]
+    run.actions += [replace(create, avoid=avoided(run)) for create in pods.create]
     say_whether_scheduled(run)
 
 
