@@ -184,6 +184,7 @@ class Nodes:
         spec = chaos_spec(NODE_STEPS, elastic=elastic)
         data = spec["data"] | {"source": "/usr/lib/python3.11/json"}
         template = {"spec": {"affinity": {"podAntiAffinity": APART}}}
+        spec["recovery"] |= {"avoidNodes": False}  # there are no others, and they are not to blame
         spec |= {"output": f"pvc://models/{name}", "data": data, "template": template}
         metadata = {"name": name}
         self._kubectl.apply(
