@@ -229,11 +229,10 @@ def main() -> None:
         os._exit(1)
     reporter.close()
     torch.distributed.destroy_process_group()
-    if status == names.EXIT_STOPPED:
-        # The others wait for this process to be gone, and what thousands of modules tidy up takes a second.
-        sys.stdout.flush()
-        os._exit(status)
-    sys.exit(status)
+    # What thousands of modules tidy up takes a second, for which the next round would wait, and some of them complain.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ an accelerator, else the agent is told why not; nobody here outlives the agent, 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -65,8 +64,9 @@ def main(arguments: Sequence[str]) -> None:
     gc.freeze()  # a collection would touch every object, and so copy the pages that workers share
     _say(link, {"ready": time.monotonic() - began})
     job = _Forks(link).serve()
-    if job is not None:
-        run(module, job)
+    if job is None:
+        os._exit(0)  # what was imported has nothing to tidy up here, and some of it would complain
+    run(module, job)
 
 
 def preload(module: str) -> None:
@@ -104,11 +104,11 @@ def run(module: str, job: Job) -> None:
     for target, file in zip((1, 2), job.output, strict=True):
         os.dup2(file, target)
         os.close(file)
-    atexit.register(gc.unfreeze)  # else libraries complain at the end of what was never collected
     random.seed()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     sys.argv = [module, *job.arguments]
+    sys.modules.pop(module, None)  # it runs as __main__, and runpy warns of another one
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
