@@ -8,6 +8,7 @@ from devcluster.cluster import Cluster
 from llmtrain_operator.agents import ARRIVAL_GRACE
 from llmtrain_operator.membership import GIVEN_UP
 from tests.e2e.conftest import SYSTEM
+from tests.e2e.test_flash_job import SPREAD, committed, copied
 from tests.e2e.test_job import FOREVER, job, members, until_training, workers
 from tests.support.kube import Kubectl
 from tests.support.leadership import await_leader, kill
@@ -49,3 +50,22 @@ def test_training_goes_on_without_the_leader_and_with_the_next(kubectl: Kubectl,
     assert {pod["metadata"]["uid"] for pod in members(kubectl).values()} == {
         pod["metadata"]["uid"] for pod in pods.values()
     }
+
+
+def test_the_leader_and_a_member_go_off_together(kubectl: Kubectl, installed: Cluster) -> None:
+    """The next leader has never heard of the member, and misses it because the others, whom it hears, stand still."""
+    system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
+    kubectl.apply(job(steps=FOREVER, nodes={"min": 2, "max": 3}, template=SPREAD))
+    with Story(kubectl) as story:
+        before = story.until(lambda m: m.size == 3 and copied(m))
+        node = installed.node(system.get("pod", await_leader(system))["spec"]["nodeName"])
+        off = time.monotonic()
+        node.off()
+        try:
+            stepped = story.until(lambda m: m.round > before.round and m.trains, 60, since=off)
+            print(f"leader and member off: next step after {stepped.at - off:.1f} s")
+            assert stepped.status["checkpoint"]["restoredStep"] >= committed(before)
+            assert stepped.status["incidents"][-1]["reason"] == "PodLost"
+        finally:
+            node.on()
+    system("rollout", "status", "deploy/llmtrain", "--timeout=120s", timeout=130)
