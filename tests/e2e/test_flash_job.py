@@ -30,6 +30,12 @@ def copied(moment: Moment) -> bool:
     return bool(moment.trains and flash.get("round") == moment.round and flash.get("copies") and committed(moment) > 5)
 
 
+def kill_all_workers(kubectl: Kubectl, cluster: Cluster) -> None:
+    """Those that were there when it began: the agent of the second may end its worker, or begin another, meanwhile."""
+    for node, pids in [(node, workers(cluster, node)) for node in nodes_of(kubectl)]:
+        cluster.node(node).run(["sh", "-c", f"kill -9 {' '.join(map(str, pids))} 2> /dev/null || true"])
+
+
 def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
     """What its member had lies with another: two go on from memory at the step it was at, and a third joins again."""
     promised = {"objectives": {"node": "15s", "lostSteps": 0}}
@@ -67,8 +73,7 @@ def test_workers_that_die_go_on_where_they_were(kubectl: Kubectl, installed: Clu
     with Story(kubectl) as story:
         for number in range(1, 3):
             seen = story.until(lambda m, number=number: m.round == number and copied(m))
-            for node in nodes_of(kubectl):
-                installed.node(node).run(["kill", "-9", *map(str, workers(installed, node))])
+            kill_all_workers(kubectl, installed)
             again = story.until(lambda m, number=number: m.round == number + 1 and m.trains, since=seen.at)
             assert again.status["checkpoint"]["restoredStep"] >= committed(seen)
             assert "its own memory" in again.status["checkpoint"]["restoredFrom"]
@@ -102,8 +107,7 @@ def test_the_last_gasp(kubectl: Kubectl, installed: Cluster) -> None:
     with Story(kubectl) as story:
         seen = story.until(copied)
         assert "step" not in seen.status.get("checkpoint", {})
-        for node in nodes_of(kubectl):
-            installed.node(node).run(["kill", "-9", *map(str, workers(installed, node))])
+        kill_all_workers(kubectl, installed)
         story.until(lambda m: m.status["state"] == "Failed", since=seen.at)
         safe = max(committed(moment) for moment in story.moments)
     kubectl("wait", "pod", "-l", "llmtrain.io/job=j", "--for=jsonpath={.status.phase}=Failed", "--timeout=90s")

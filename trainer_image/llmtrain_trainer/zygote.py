@@ -8,6 +8,7 @@ an accelerator, else the agent is told why not; nobody here outlives the agent, 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -104,6 +105,7 @@ def run(module: str, job: Job) -> None:
     for target, file in zip((1, 2), job.output, strict=True):
         os.dup2(file, target)
         os.close(file)
+    atexit.register(gc.unfreeze)  # else libraries complain at the end of what was never collected
     random.seed()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
