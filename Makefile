@@ -93,6 +93,8 @@ NODE_FAULTS ?= 40
 chaos: $(if $(filter 0,$(NODE_FAULTS)),setup,images)  ## Random faults against undisturbed runs (SEED, FAULTS on processes, NODE_FAULTS on nodes)
 	$(PY) -P tests/bench/chaos.py --seed $(SEED) --faults $(FAULTS) --node-faults $(NODE_FAULTS)
 
+bench-recovery bench-failover: images  # these have a cluster
+
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
