@@ -27,6 +27,7 @@ from devcluster import charts
 from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
 from tests.bench.report import ROOT, Row, publish
+from tests.e2e.test_job import CLAIM
 from tests.support.disturbed import MEMBERS, PATIENCE, Result, chaos_spec, differences, disturbed, undisturbed
 from tests.support.kube import Kubectl
 
@@ -35,16 +36,6 @@ AT_MOST: Final = 8
 STEPS: Final = 1000
 NODE_STEPS: Final = 6000
 CLUSTER: Final = "chaos"
-CLAIM: Final = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "models"},
-    "spec": {
-        "accessModes": ["ReadWriteMany"],
-        "storageClassName": "shared",
-        "resources": {"requests": {"storage": "1Gi"}},
-    },
-}
 APART: Final = {
     "requiredDuringSchedulingIgnoredDuringExecution": [
         {

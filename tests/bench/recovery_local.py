@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llmtrain_operator.local.folder import RunFolder
 from llmtrain_operator.local.init import descendants, living
-from tests.bench.recovery_steps import PATIENCE, Snapshots, Trial, Trials, undisturbed
+from tests.bench.recovery_steps import Snapshots, Trial, Trials, recovered, undisturbed
 from tests.e2e.test_local import FOREVER, Local, spec
 
 MEMBERS: Final = 3
@@ -38,7 +38,7 @@ class Job:
         began = time.time()
         how(member)
         after = self._steps.until(lambda step: step.round > last.round, began, "a step after the fault")
-        return Trial(after.at - began - self._steps.pace(began), *self._incident(last.round))
+        return Trial(after.at - began - self._steps.pace(began), *recovered(lambda: self._run.status, last.round))
 
     def growth(self) -> Trial:
         """The pause when the member that is missing joins again."""
@@ -67,17 +67,6 @@ class Job:
         index = f"LLMTRAIN_MEMBER_INDEX={member}\0".encode()
         found = self._run.processes(words)
         return [pid for pid in found if index in Path(f"/proc/{pid}/environ").read_bytes()]
-
-    def _incident(self, number: int) -> tuple[int, str]:
-        """Lost steps, and how the loss of that round was seen."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            incidents: list[dict[str, Any]] = self._run.status.get("incidents") or [{}]
-            last = incidents[-1]
-            if (last.get("round"), last.get("outcome")) == (number, "Recovered"):
-                return int(last["lostSteps"]), f"{last['reason']} noticed after {last['detectSeconds']:.2f} s"
-            time.sleep(0.05)
-        raise TimeoutError(f"the incident of round {number} is not on record")
 
 
 @contextlib.contextmanager

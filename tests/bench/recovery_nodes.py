@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from devcluster import charts
 from devcluster.cluster import Cluster, ClusterNode
-from tests.bench.recovery_steps import PATIENCE, Snapshots, Trial, Trials, undisturbed
+from tests.bench.recovery_steps import Snapshots, Trial, Trials, recovered, undisturbed
 from tests.bench.report import ROOT
 from tests.e2e.test_elastic import APART, SYSTEM, nodes_of
 from tests.e2e.test_job import FOREVER, job
@@ -73,7 +73,7 @@ class Site:
         try:
             # The one that is cut off may have done more, which nobody will ever see.
             after = self._steps.until(lambda step: step.round > last.round, began, "a step after the fault")
-            lost, told = self._incident(last.round)
+            lost, told = recovered(self._status, last.round)
         finally:
             undo(node)
         self.joins.append(
@@ -88,14 +88,6 @@ class Site:
     def _status(self) -> dict[str, Any]:
         found: dict[str, Any] = self._kubectl.get("ltj", "j").get("status") or {}
         return found
-
-    def _incident(self, number: int) -> tuple[int, str]:
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            last = (self._status().get("incidents") or [{}])[-1]
-            if (last.get("round"), last.get("outcome")) == (number, "Recovered"):
-                return int(last["lostSteps"]), f"{last['reason']} noticed after {last['detectSeconds']:.2f} s"
-        raise TimeoutError(f"the incident of round {number} is not on record")
 
     def _leaders(self) -> ClusterNode:
         return self._cluster.node(self._system.get("pod", await_leader(self._system))["spec"]["nodeName"])

@@ -63,6 +63,17 @@ def undisturbed(status: Callable[[], dict[str, Any]], members: int) -> None:
         time.sleep(0.05)
 
 
+def recovered(status: Callable[[], dict[str, Any]], number: int) -> tuple[int, str]:
+    """Of the incident that the loss of that round began: lost steps, and how it was seen. Raises `TimeoutError`."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        last = (status().get("incidents") or [{}])[-1]
+        if (last.get("round"), last.get("outcome")) == (number, "Recovered"):
+            return int(last["lostSteps"]), f"{last['reason']} noticed after {last['detectSeconds']:.2f} s"
+        time.sleep(0.05)
+    raise TimeoutError(f"the incident of round {number} is not on record")
+
+
 class Steps:
     """Every step as it is seen. `seen` may be read while more come in."""
 
