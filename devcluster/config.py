@@ -19,7 +19,8 @@ SERVICE_NETWORK = "10.252.0.0/20"
 KUBERNETES_SERVICE_IP = "10.252.0.1"
 CLUSTER_DOMAIN = "cluster.local"
 PAUSE_IMAGE = "localhost/pause:1"
-SHARED_VOLUMES = 8
+SHARED_VOLUMES = 64
+"""They are bound once and kept for whoever wants to look: a cluster's whole test session must not use them up."""
 MAX_NODES = 64
 
 _SUFFIXES = {"": 0, "Ki": 10, "Mi": 20, "Gi": 30}
