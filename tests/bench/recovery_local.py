@@ -38,7 +38,8 @@ class Job:
         began = time.time()
         how(member)
         after = self._steps.until(lambda step: step.round > last.round, began, "a step after the fault")
-        return Trial(after.at - began - self._steps.pace(began), *recovered(lambda: self._run.status, last.round))
+        took = after.at - began - self._steps.pace(began)
+        return Trial(took, self._steps.again(after), *recovered(lambda: self._run.status, last.round))
 
     def growth(self) -> Trial:
         """The pause when the member that is missing joins again."""

@@ -79,7 +79,7 @@ class Site:
         self.joins.append(
             self._steps.pause(self._steps.until(lambda step: step.workers == MEMBERS, after.at, "a third"))
         )
-        return Trial(after.at - began - self._steps.pace(began), lost, told)
+        return Trial(after.at - began - self._steps.pace(began), self._steps.again(after), lost, told)
 
     def _settle(self) -> None:
         self._system("rollout", "status", "deploy/llmtrain", "--timeout=120s", timeout=130)

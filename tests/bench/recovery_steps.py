@@ -37,11 +37,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fault: seconds from it to the next completed step, or without a step, beyond a step's own time; committed
-    steps that were done again; what was said of it."""
+    """One fault: seconds from it to the next completed step, or without a step, beyond a step's own time; steps that
+    were seen done `again`; of these the committed ones, which were `lost`, where anybody says so; what was said of it.
+    """
 
     seconds: float
-    lost: int
+    again: int
+    lost: int | None = None
     told: str = ""
 
 
@@ -110,8 +112,12 @@ class Steps:
     def pause(self, after: Step) -> Trial:
         """What a planned change cost, after which `after` is the first step: time, and steps that were done again."""
         before = max((step for step in self.seen if step.round < after.round), key=lambda step: step.at)
-        again = before.number + 1 - after.number
-        return Trial(after.at - before.at - self.pace(before.at), again, f"step {after.number} after {before.number}")
+        told = f"step {after.number} after {before.number}"
+        return Trial(after.at - before.at - self.pace(before.at), self.again(after), told=told)
+
+    def again(self, after: Step) -> int:
+        """How many steps were done again in the round that `after` is the first step of."""
+        return max(step.number for step in self.seen if step.round < after.round) + 1 - after.number
 
     def _follow(self) -> None:
         raise NotImplementedError

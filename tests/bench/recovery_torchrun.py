@@ -192,4 +192,4 @@ def _trial(steps: Reports, kill: Callable[[int], None], node: int) -> Trial:
     last, began = steps.seen[-1], time.time()
     kill(node)
     after = steps.until(lambda step: step.round > last.round, began, "a step after the end of a process")
-    return Trial(after.at - began - steps.pace(began), max(0, last.number + 1 - after.number))
+    return Trial(after.at - began - steps.pace(began), steps.again(after))
