@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -206,6 +207,8 @@ class Nodes:
 @click.option("--node-faults", default=0, show_default=True, help="On a cluster's nodes.")
 def main(seed: int, faults: int, node_faults: int) -> None:
     """Break jobs at random, and compare what comes of them."""
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # an exception: everything is cleaned up
 
     def say(line: str) -> None:
         click.echo(line, err=True)
