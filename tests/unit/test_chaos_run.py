@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,16 +66,19 @@ def pod(index: int, uid: str) -> PodView:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks follow each other at once."""
     monkeypatch.setattr(run, "_INTERVAL", 0.001)
+    monkeypatch.setattr(run, "_UNNOTICED", 0.1)
 
 
 async def strike(
-    world: World, count: int = 1, faults: Sequence[Fault] = (KILL,), **terms: Any
+    world: World, count: int = 1, faults: Sequence[Fault] = (KILL,), *, hurried: bool = False, **terms: Any
 ) -> tuple[list[Trial], list[str]]:
     """The trials, and what was told beside them."""
     told: list[str] = []
     said: list[Trial] = []
     chosen = Terms(patience=0.2) if not terms else dataclasses.replace(Terms(patience=0.2), **terms)
-    blows = [dataclasses.replace(blow, hurried=False) for blow in campaign.plan(1, count, faults, 0.0)]
+    blows = [
+        dataclasses.replace(blow, hurried=hurried and blow.number > 1) for blow in campaign.plan(1, count, faults, 0.0)
+    ]
 
     def say(trial: Trial) -> None:
         said.append(trial)
@@ -97,6 +101,22 @@ async def test_each_fault_is_done_once_the_job_has_got_over_the_one_before() -> 
     assert not told
     assert not [trial.wrongs for trial in trials if trial.wrongs]
     assert report.summary(trials) == "4 faults, 0 committed steps lost, nothing went wrong"
+
+
+@pytest.mark.parametrize("told", [1, 2], ids=["the second is never told of", "the second is noticed later"])
+async def test_faults_in_a_hurry_are_judged_when_all_are_told_of_or_never_will_be(told: int) -> None:
+    """The job trains already when the second one is noticed, which is no incident without a fault."""
+
+    def reacts(world: World) -> None:
+        if len(world.hit) == 1:
+            world.recovers()
+        elif told == 2:
+            asyncio.get_running_loop().call_later(0.03, lambda: world.recovers(reason="Hang"))
+
+    world = World(reacts)
+    [trial] = (await strike(world, 2, hurried=True))[0]
+    assert (len(trial.struck), len(trial.incidents), trial.wrongs) == (2, told, ())
+    assert len(world.hit) == 2
 
 
 async def test_a_member_can_be_named_and_all_can_be_hit_at_once() -> None:

@@ -105,6 +105,13 @@ def is_over(faults: Sequence[Fault], spec: JobSpec, before: JobStatus, status: J
     return why_not_yet(spec, status) is None and _steps(status) > _steps(before)
 
 
+def all_told(faults: Sequence[Fault], before: JobStatus, status: JobStatus) -> bool:
+    """Whether as many faults as these are on record. One that came into the recovery from another may never be: what it
+    struck was about to end."""
+    told = sum(each.faults for each in since(status, last_number(before)))
+    return status.completion_time is not None or told >= sum(fault.ends_round for fault in faults)
+
+
 def wrongs(faults: Sequence[Fault], before: JobStatus, status: JobStatus, *, over: bool) -> list[str]:
     """What should not have come of these faults, in words; `over`: the job has got over them, or has ended."""
     found = []

@@ -25,6 +25,8 @@ from llmtrain_operator.state import PodView
 _INTERVAL: Final = 0.2
 _TRIES: Final = 25
 """Of what may not work for a moment: between two rounds there is no victim, and a server may be away."""
+_UNNOTICED: Final = 15.0
+"""Seconds until a fault that nobody has told of will not be told of any more: longer than a hang goes unnoticed."""
 
 
 class Place(Protocol):
@@ -146,7 +148,7 @@ class Campaign:
         if not struck:
             return None
         faults = [each.fault for each in struck]
-        over = await self._until(lambda spec, status: campaign.is_over(faults, spec, before, status))
+        over = await self._over(faults, before)
         status = (await self._look())[1]
         return Trial(
             struck=tuple(struck),
@@ -154,6 +156,18 @@ class Campaign:
             seconds=round(time.monotonic() - began, 1),
             wrongs=tuple(campaign.wrongs(faults, before, status, over=over)),
         )
+
+    async def _over(self, faults: Sequence[Fault], before: JobStatus) -> bool:
+        """Whether the job got over them in time. It may seem to before the last is noticed: a hang takes a while."""
+
+        def over(spec: JobSpec, status: JobStatus) -> bool:
+            return campaign.is_over(faults, spec, before, status)
+
+        if not await self._until(over):
+            return False
+        if await self._until(lambda _, status: campaign.all_told(faults, before, status), _UNNOTICED):
+            return await self._until(over)
+        return True
 
     async def _strike(self, blow: Blow, spec: JobSpec, status: JobStatus) -> list[Struck]:
         fault, refusals = campaign.choose(blow, spec, status, unsafe=self._terms.unsafe)
@@ -189,9 +203,9 @@ class Campaign:
             raise next(each for each in did if isinstance(each, BaseException))
         return Struck(blow.number, fault, -1 if fault.everyone else chosen.index, ", ".join(done))
 
-    async def _until(self, met: Callable[[JobSpec, JobStatus], bool]) -> bool:
+    async def _until(self, met: Callable[[JobSpec, JobStatus], bool], patience: float | None = None) -> bool:
         """Whether it came to that in time. Where the job is may be out of reach for a while."""
-        deadline = time.monotonic() + self._terms.patience
+        deadline = time.monotonic() + (self._terms.patience if patience is None else patience)
         while time.monotonic() < deadline:
             with contextlib.suppress(Unavailable):
                 if met(*await self._look()):
