@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import signal
 
+import hypothesis
 import pytest
+
+# On a busy machine an example may take any time; pytest's own limit is the one for what hangs.
+hypothesis.settings.register_profile("llmtrain", deadline=None)
+hypothesis.settings.load_profile("llmtrain")
 
 pytest_plugins = ["devcluster.pytest_plugin"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_trainer.elastic_data import BatchPlan, Course, SampleOrder
@@ -23,7 +23,6 @@ def positions(plan: BatchPlan, step: int, rank: int) -> list[int]:
     return [place for row in plan.samples(step, rank) for place in row if place is not None]
 
 
-@settings(deadline=None)
 @given(plan=plans, step=st.integers(0, 10**9))
 def test_the_ranks_together_take_exactly_the_global_batch(plan, step):
     """Every position of the step goes to one rank, shares differ by at most one, all ranks run the same shape."""
@@ -36,7 +35,6 @@ def test_the_ranks_together_take_exactly_the_global_batch(plan, step):
         assert shape == [plan.micro_batch] * plan.micro_steps
 
 
-@settings(deadline=None)
 @given(
     total=st.integers(1, 300),
     global_batch=st.integers(1, 40),
@@ -64,7 +62,6 @@ stretches = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(place=st.integers(0, 100), position=st.integers(0, 50), left_out=stretches)
 def test_a_course_passes_exactly_the_stretches_that_are_left_out(place, position, left_out):
     """Whatever they overlap, and wherever it begins: in the midst of one, or behind it."""
@@ -75,7 +72,6 @@ def test_a_course_passes_exactly_the_stretches_that_are_left_out(place, position
     assert course.place(position + 7) == expected[7]
 
 
-@settings(deadline=None)
 @given(
     rounds=st.lists(
         st.tuples(
@@ -132,7 +128,6 @@ def test_the_share_runs_in_as_few_and_as_small_micro_steps_as_the_bound_allows(
     assert (plan.micro_batch, plan.micro_steps) == (micro_batch, micro_steps)
 
 
-@settings(deadline=None)
 @given(plan=plans)
 def test_the_loss_scale_gives_the_mean_over_the_batch_in_spite_of_padding(plan):
     """Scaled sums, averaged over ranks and micro-steps as DeepSpeed does, are the plain mean over all tokens."""
@@ -147,7 +142,6 @@ def test_the_loss_scale_gives_the_mean_over_the_batch_in_spite_of_padding(plan):
     assert np.mean(sums) == pytest.approx(loss.mean())
 
 
-@settings(deadline=None)
 @given(seed=st.integers(-(2**70), 2**70), total=st.integers(1, 3000), epoch=st.integers(0, 10**6))
 def test_every_epoch_is_a_permutation(seed, total, epoch):
     """Each pass over the data takes every sample once, for any seed, also with the epoch's start inside a query."""

@@ -399,7 +399,5 @@ class World(RuleBasedStateMachine):
         return [data.draw(st.sampled_from(running))] if running else []
 
 
-World.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 TestWorld = World.TestCase
