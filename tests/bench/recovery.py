@@ -85,11 +85,12 @@ class Bench:
     def baselines(self, count: int) -> None:
         for launcher in (recovery_torchrun.TUNED, recovery_torchrun.TORCHRUN, recovery_torchrun.dlrover()):
             found = recovery_torchrun.trials(launcher, count, count if launcher.agents > 1 else 0)
-            self.rows += rows(found["worker"], f"{launcher.name}: worker SIGKILL", None)
-            if found["node"]:
-                self.rows += rows(found["node"], f"{launcher.name}: agent and worker SIGKILL", None)
-            if self._worker:
-                self.rows.append(ratio(self._worker, found["worker"], launcher.name))
+            for done, fault in ((found.worker, "worker SIGKILL"), (found.node, "agent and worker SIGKILL")):
+                self.rows += rows(done, f"{launcher.name}: {fault}", None) if done else []
+            if found.ended:
+                self.rows.append(Row(f"{launcher.name}: trains no more", 1, "", "", None, found.ended))
+            if self._worker and found.worker:
+                self.rows.append(ratio(self._worker, found.worker, launcher.name))
 
     def nodes(self, count: int) -> None:
         found = recovery_nodes.trials(count)

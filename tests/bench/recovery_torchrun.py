@@ -18,7 +18,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from llmtrain_operator.contract import names
 from llmtrain_operator.local.init import descendants, living
 from tests.bench import dlrover_env
 from tests.bench.recovery_local import MEMBERS
-from tests.bench.recovery_steps import Reports, Step, Trial, Trials
+from tests.bench.recovery_steps import PATIENCE, Reports, Step, Trial, Trials
 from tests.e2e.test_local import FOREVER, ROOT, spec
 
 _SETTLED: Final = 20
@@ -107,6 +107,16 @@ class Running:
             "DLROVER_MASTER_ADDR": f"127.0.0.1:{self._port}",
         }
         self._agents[node] = self._run(self._launcher.command, own)
+        if not self._launcher.master:
+            self._await_store()  # else another agent may be the one that holds it, and be killed
+
+    def _await_store(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port)):
+                return
+            time.sleep(0.1)
+        raise TimeoutError("nobody holds the rendezvous")
 
     def _run(self, command: tuple[str, ...], own: dict[str, str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -169,17 +179,29 @@ def _settled(steps: Reports, since: float) -> Step:
     return steps.until(lambda step: step.number >= first.number + _SETTLED, first.at, "some steps")
 
 
-def trials(launcher: Launcher, workers: int, nodes: int) -> dict[str, Trials]:
+@dataclass
+class Baseline:
+    """Killed workers and killed nodes. `ended`: what it did not get over, if that was the end of it."""
+
+    worker: Trials = field(default_factory=list)
+    node: Trials = field(default_factory=list)
+    ended: str = ""
+
+
+def trials(launcher: Launcher, workers: int, nodes: int) -> Baseline:
     """So many killed workers, and so many killed nodes; each node is started again afterwards."""
-    found: dict[str, Trials] = {"worker": [], "node": []}
-    with running(launcher) as (run, steps):
-        for number in range(workers):
-            found["worker"].append(_trial(steps, run.kill_worker, _victim(number)))
-        for number in range(nodes):
-            found["node"].append(_trial(steps, run.kill_node, _victim(number)))
-            small = _settled(steps, steps.seen[-1].at)
-            run.start(_victim(number))
-            steps.until(lambda step, small=small: step.round > small.round, small.at, "the node's return")  # type: ignore[misc]
+    found = Baseline()
+    try:
+        with running(launcher) as (run, steps):
+            for number in range(workers):
+                found.worker.append(_trial(steps, run.kill_worker, _victim(number)))
+            for number in range(nodes):
+                found.node.append(_trial(steps, run.kill_node, _victim(number)))
+                small = _settled(steps, steps.seen[-1].at)
+                run.start(_victim(number))
+                steps.until(lambda step, small=small: step.round > small.round, small.at, "the node's return")  # type: ignore[misc]
+    except TimeoutError as error:
+        found.ended = f"after {len(found.worker)} workers and {len(found.node)} nodes: {error}"
     return found
 
 
