@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed import ProcessGroup, Work, distributed_c10d
 
-from llmtrain_trainer.pace import COLLECTIVES, WINDOW, Pace
+from llmtrain_trainer.pace import COLLECTIVES, WINDOW, Pace, Waits
 
 OTHER = {"_get_backend", "rank", "set_timeout", "size", "_start_coalescing", "_end_coalescing"}
 """What torch asks of a group that is no collective."""
@@ -37,6 +37,12 @@ def test_every_collective_of_torch_is_known():
     """A new version of torch that begins one in another way would have its waiting count as computing."""
     called = set(re.findall(r"\bgroup\.(\w+)\(", inspect.getsource(distributed_c10d)))
     assert called - OTHER == set(COLLECTIVES)
+
+
+def test_an_older_torch_lacks_some_of_them(restored, monkeypatch):
+    """What cannot be begun cannot be waited in."""
+    monkeypatch.delattr(ProcessGroup, "gather_single")
+    assert Waits().seconds == 0.0
 
 
 def test_waiting_for_others_is_not_a_workers_own_time(restored, monkeypatch):

@@ -63,7 +63,8 @@ class Waits:
         self.seconds = 0.0
         self._time(Work, "wait")
         for name in COLLECTIVES:
-            self._time(ProcessGroup, name)
+            if hasattr(ProcessGroup, name):  # an image of the user's may have an older torch
+                self._time(ProcessGroup, name)
 
     def _time(self, kind: type, name: str) -> None:
         call = getattr(kind, name)
