@@ -102,7 +102,7 @@ class Bench:
 @click.option("--trials", default=10, show_default=True, help="How often each fault is done.")
 @click.option("--part", "parts", type=click.Choice(["local", "baselines", "nodes"]), multiple=True, help="Not all.")
 def main(trials: int, parts: tuple[str, ...]) -> None:
-    """Measure recovery: about 75 minutes, alone on the machine."""
+    """Measure recovery: about an hour, alone on the machine."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # an exception: everything is cleaned up
     bench = Bench()
     every: dict[str, Callable[[int], None]] = {
