@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from safetensors.torch import load_file
 from devcluster import charts
 from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
-from tests.bench.report import ROOT, Row, publish
+from tests.bench.report import ROOT, Row, clean_up_on_sigterm, publish
 from tests.e2e.test_job import CLAIM
 from tests.support.disturbed import MEMBERS, PATIENCE, Result, chaos_spec, differences, disturbed, undisturbed
 from tests.support.kube import Kubectl
@@ -208,7 +207,7 @@ class Nodes:
 def main(seed: int, faults: int, node_faults: int) -> None:
     """Break jobs at random, and compare what comes of them."""
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # an exception: everything is cleaned up
+    clean_up_on_sigterm()
 
     def say(line: str) -> None:
         click.echo(line, err=True)

@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import click
 
 from llmtrain_operator.contract import names
 from tests.bench import dlrover_env
-from tests.bench.report import ROOT, Row, publish
+from tests.bench.report import ROOT, Row, clean_up_on_sigterm, publish
 
 WORKERS: Final = 2
 PATIENCE: Final = 540.0
@@ -219,7 +218,7 @@ def main(quick: bool, dlrover: bool) -> None:
     """Measure flash checkpoints."""
     if shutil.disk_usage(MEMORY).free < 14e9 and not quick:
         raise SystemExit("14 GB of free memory are needed")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # an exception: everything is cleaned up
+    clean_up_on_sigterm()
     found: list[Row] = []
     try:
         with Net() as net:

@@ -8,9 +8,7 @@ says what was met, and a part that breaks off leaves the rows of the others.
 
 from __future__ import annotations
 
-import signal
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -18,7 +16,7 @@ import click
 
 from tests.bench import recovery_local, recovery_nodes, recovery_torchrun
 from tests.bench.recovery_steps import Trials
-from tests.bench.report import Row, publish
+from tests.bench.report import Row, clean_up_on_sigterm, publish
 
 LOCAL: Final = {
     "worker": ("worker SIGKILL", 1.0),
@@ -103,7 +101,7 @@ class Bench:
 @click.option("--part", "parts", type=click.Choice(["local", "baselines", "nodes"]), multiple=True, help="Not all.")
 def main(trials: int, parts: tuple[str, ...]) -> None:
     """Measure recovery: about an hour, alone on the machine."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # an exception: everything is cleaned up
+    clean_up_on_sigterm()
     bench = Bench()
     every: dict[str, Callable[[int], None]] = {
         "local": bench.local,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,11 @@ class Row:
     target: str
     met: bool | None
     detail: str
+
+
+def clean_up_on_sigterm() -> None:
+    """Let it be an exception, so that contexts are left as they should be."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
 
 
 def publish(name: str, rows: Sequence[Row]) -> None:

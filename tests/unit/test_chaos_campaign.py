@@ -189,7 +189,7 @@ def test_a_job_is_left_alone_at_its_end(changes: dict[str, Any], why: str | None
             id="trains on",
         ),
         pytest.param("slow-network", {"progress": {"step": 41, "phase": "training"}}, True, id="no round was lost"),
-        pytest.param("partition", {"progress": {"step": 41, "phase": "training"}}, True, id="it passed unnoticed"),
+        pytest.param("partition", {"progress": {"step": 41, "phase": "training"}}, False, id="somebody has to notice"),
         pytest.param("kill-pod", {"completionTime": NOW, "state": "Complete"}, True, id="the job is done"),
     ],
 )

@@ -12,19 +12,18 @@ Takes = Literal["nothing", "worker", "member"]
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`does`: in words, of one member. `spends`: it uses up one of recovery.maxRestarts. `everyone`: it is done to all
-    members at once. `passes`: it may be over before a successor of the operator, which was cut off with it, notices."""
+    members at once."""
 
     name: str
     does: str
     takes: Takes
     spends: bool = False
     everyone: bool = False
-    passes: bool = False
 
     @property
     def ends_round(self) -> bool:
         """Whether somebody has to notice it."""
-        return self.takes != "nothing" and not self.passes
+        return self.takes != "nothing"
 
 
 _KNOWN: Final = (
@@ -38,7 +37,7 @@ _KNOWN: Final = (
     Fault("kill-pod", "its pod ended without grace", "member"),
     Fault("fill-memory", "what is free of its memory for snapshots taken, for a while", "nothing"),
     Fault("power-off", "its node's power cut, and switched on again after a while", "member"),
-    Fault("partition", "its node's network cut for a while", "member", passes=True),
+    Fault("partition", "its node's network cut for a while", "member"),
     Fault("slow-network", "its node's network slowed down for a while", "nothing"),
     Fault("kill-operator", "all processes of the leading operator killed, and its pod deleted", "nothing"),
 )
