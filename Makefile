@@ -33,8 +33,8 @@ system: .venv/.installed
 lock: | $(UV)  ## Re-pin requirements/ from pyproject.toml
 	$(LOCK:pyproject.toml=requirements/build.in) -o requirements/build.txt
 	$(LOCK) --extra operator -o requirements/operator.txt
-	$(LOCK) --extra trainer -o requirements/trainer.txt
-	$(LOCK) --extra operator --extra trainer --extra devcluster --extra dev -o requirements/dev.txt
+	$(LOCK) --extra trainer --extra trackers -o requirements/trainer.txt
+	$(LOCK) --extra operator --extra trainer --extra trackers --extra devcluster --extra dev -o requirements/dev.txt
 	$(LOCK:pyproject.toml=requirements/dlrover.in) -o requirements/dlrover.txt
 
 images: setup  ## Build both images with buildah (the torch layer once)
