@@ -14,9 +14,7 @@ from typing import Literal
 
 from llmtrain_operator.contract import wire
 
-Thing = Literal[
-    "loading", "restoring", "stepping", "data", "snapshots", "durable", "evaluating", "saving", "exporting"
-]
+Thing = Literal["loading", "restoring", "stepping", "data", "snapshots", "durable", "evaluating", "saving", "exporting"]
 """The fields of `wire.Spent` that are times."""
 
 
