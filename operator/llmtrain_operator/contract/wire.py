@@ -110,7 +110,8 @@ class Checkpoints:
     (`names.REASON_STORAGE_*`): why the newest attempt failed, empty when it did not; `failed_step`: its step.
     `restored_step`: where this round began, None: at step 0 with fresh weights; `restored_from`: the checkpoint's URI.
     `skipped`: damaged checkpoints that were passed over then, each as `NAME: why`. `every`: most seconds between saves,
-    where they were chosen, and `reason` why.
+    where they were chosen, and `reason` why. `restored_tier`: the farthest of `names.TIERS` that this worker read from,
+    empty if it read nothing.
     """
 
     step: int | None = None
@@ -126,6 +127,7 @@ class Checkpoints:
     skipped: tuple[str, ...] = ()
     every: float | None = None
     reason: str = ""
+    restored_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
