@@ -60,8 +60,13 @@ async def run(options: Options) -> None:
     obey_signals()
     metrics = Metrics()
     async with (
-        connect(options.kubeconfig, on_call=metrics.observe_call) as own,
-        connect(options.kubeconfig, on_call=metrics.observe_call, may_write=lambda: lease.held()) as client,
+        connect(options.kubeconfig, on_call=metrics.observe_call, on_throttle=metrics.observe_throttle) as own,
+        connect(
+            options.kubeconfig,
+            on_call=metrics.observe_call,
+            may_write=lambda: lease.held(),
+            on_throttle=metrics.observe_throttle,
+        ) as client,
     ):
         lease = Lease(own, *options.lease, f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}")
         cluster = Cluster(client, lambda key: leader.wake(key), options.namespaces)

@@ -200,6 +200,8 @@ class CheckpointStatus(StatusRecord):
     """Most seconds between checkpoints, where durable.every is auto."""
     reason: str = ""
     """Why so many."""
+    restored_tier: str = ""
+    """The farthest place that a worker of the round restoredRound read from: memory, peer or durable."""
 
 
 class FailureStatus(StatusRecord):
@@ -506,6 +508,10 @@ class JobStatus(StatusRecord):
     """What the ledger still has to know of the time that is being booked."""
     ledger_time: Time | None = None
     """Up to when the ledger is booked."""
+    incident_counts: dict[str, int] = Field(default_factory=dict)
+    """How many incidents are over, by what began them."""
+    lost_steps_total: int = 0
+    """Committed steps that had to be done again after incidents."""
 
 
 class LLMTrainJob(Record):

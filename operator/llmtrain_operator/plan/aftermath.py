@@ -50,7 +50,7 @@ def recovered(run: Draft) -> None:
         return
     after = incidents.trains(run.status.incidents, restored, run.now)
     if after != run.status.incidents:
-        run.set(incidents=_with_cost(run, after))
+        _close(run, _with_cost(run, after))
         run.tell("Recovered", incidents.told(after[-1]))
         _judge(run)
     if run.step >= run.status.best_step:
@@ -106,7 +106,17 @@ def end_incident(run: Draft, outcome: Literal["Suspended", "Complete", "Failed"]
     """The job is held, or has come to its end, with an incident that is not over."""
     after = incidents.ended(run.status.incidents, outcome)
     if after != run.status.incidents:
-        run.set(incidents=after)
+        _close(run, after)
         settle_cost(run)
         if outcome == "Failed":
             _judge(run)
+
+
+def _close(run: Draft, after: incidents.Incidents) -> None:
+    """The newest incident is over: it counts, also when others have taken its place in the status."""
+    over = after[-1]
+    run.set(
+        incidents=after,
+        incident_counts=incidents.tally(run.status.incident_counts, over),
+        lost_steps_total=run.status.lost_steps_total + (over.lost_steps or 0),
+    )
