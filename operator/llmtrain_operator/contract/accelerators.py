@@ -57,8 +57,8 @@ ACCELERATORS: Final = (
     _kind("MI300X", 1307, 192, 5300),
     _kind("MI250X", 191.5, 64, 1638),
 )
-"""Of those with two dies, such as MI250X, one device is one die. The first whose name's words are all in a device's name
-is the one, so the more special comes first."""
+"""Of those with two dies, such as MI250X, one device is one die. The first whose name's words are all in a device's
+name is the one, so the more special comes first."""
 
 
 def find(device: str) -> Accelerator | None:
