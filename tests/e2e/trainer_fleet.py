@@ -183,7 +183,14 @@ def reload(scenario, rank):
     return {"loss": loss, "text": sample.generate(spec["output"], "def ", 20, temperature=0.8, seed=1)}
 
 
-KINDS = {"record": record, "footprint": footprint, "hampered": hampered, "main": run_main, "plain": plain, "reload": reload}
+KINDS = {
+    "record": record,
+    "footprint": footprint,
+    "hampered": hampered,
+    "main": run_main,
+    "plain": plain,
+    "reload": reload,
+}
 
 
 def child(scenario, rank, port, directory):

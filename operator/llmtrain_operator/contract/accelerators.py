@@ -60,6 +60,14 @@ ACCELERATORS: Final = (
 """Of those with two dies, such as MI250X, one device is one die. The first whose name's words are all in a device's
 name is the one, so the more special comes first."""
 
+PRODUCT_LABELS: Final = (
+    "nvidia.com/gpu.product",
+    "amd.com/gpu.product-name",
+    "cloud.google.com/gke-accelerator",
+    "karpenter.k8s.aws/instance-gpu-name",
+)
+"""Node labels that name the accelerator."""
+
 
 def find(device: str) -> Accelerator | None:
     """The accelerator that a device's name or a node's product label means, such as `NVIDIA A100-SXM4-80GB`,

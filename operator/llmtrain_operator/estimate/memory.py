@@ -10,9 +10,11 @@ and NCCL take 1 to 2 GB), no layer types but dense decoder blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from llmtrain_operator.api import JobSpec
 from llmtrain_operator.estimate import activations
 from llmtrain_operator.estimate.layout import Layout
 from llmtrain_operator.estimate.shape import Shape
@@ -40,6 +42,13 @@ class Memory:
     moment: str
     host: float
     loading: float
+
+
+def reduce_bucket(spec: JobSpec) -> int:
+    """Numbers in DeepSpeed's reduce bucket."""
+    zero = spec.deepspeed.config.get("zero_optimization")
+    given = zero.get("reduce_bucket_size") if isinstance(zero, Mapping) else None
+    return int(given) if isinstance(given, int | float) else BUCKET
 
 
 def memory(shape: Shape, plan: Layout, bucket: int = BUCKET, *, paged: bool = False) -> Memory:

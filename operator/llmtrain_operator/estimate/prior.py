@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from llmtrain_operator.api import JobSpec
 from llmtrain_operator.contract import batches, names
-from llmtrain_operator.contract.accelerators import Accelerator, find
+from llmtrain_operator.contract.accelerators import PRODUCT_LABELS, Accelerator, find
 from llmtrain_operator.estimate.compute import USUAL_SHARE, per_token
 from llmtrain_operator.estimate.shape import shape_of
 
@@ -26,13 +26,6 @@ _NETWORK: Final = 3e9
 """Bytes per second between nodes: 25 Gbit/s, within a factor of ten of what there is."""
 _FIXED: Final = 0.01
 """Seconds per step, and per micro-step, that no number of workers makes less."""
-PRODUCT_LABELS: Final = (
-    "nvidia.com/gpu.product",
-    "amd.com/gpu.product-name",
-    "cloud.google.com/gke-accelerator",
-    "karpenter.k8s.aws/instance-gpu-name",
-)
-"""Node labels that name the accelerator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from llmtrain_operator.contract.accelerators import ACCELERATORS, Accelerator, f
 from llmtrain_operator.estimate import activations, figures, pace, stores
 from llmtrain_operator.estimate.compute import OPTIMAL_TOKENS, Flops, misconfigured, per_token, training_flops
 from llmtrain_operator.estimate.figures import Fact
+from llmtrain_operator.estimate.fit import remedy
 from llmtrain_operator.estimate.layout import Layout, Wanted, layout
-from llmtrain_operator.estimate.memory import BUCKET, Memory, memory
-from llmtrain_operator.estimate.prior import accelerator_of, resource
+from llmtrain_operator.estimate.memory import Memory, memory, reduce_bucket
+from llmtrain_operator.estimate.prior import accelerator_of
 from llmtrain_operator.estimate.shape import Shape, shape_of
 
 
@@ -93,15 +94,8 @@ def _case(spec: JobSpec, asked: Question) -> _Case | tuple[Problem, ...]:
     if not isinstance(plan, Layout):
         return plan
     host = kind is None and not spec.nodes.accelerator_resource
-    needs = memory(shape, plan, bucket_of(spec), paged=host)
+    needs = memory(shape, plan, reduce_bucket(spec), paged=host)
     return _Case(spec, asked, shape, plan, kind, per_token(shape, plan.length, plan.recompute), needs)
-
-
-def bucket_of(spec: JobSpec) -> int:
-    """Numbers in DeepSpeed's reduce bucket."""
-    zero = spec.deepspeed.config.get("zero_optimization")
-    given = zero.get("reduce_bucket_size") if isinstance(zero, Mapping) else None
-    return int(given) if isinstance(given, int | float) else BUCKET
 
 
 def _unknown_model(spec: JobSpec) -> Problem:
@@ -188,20 +182,6 @@ def _memory(case: _Case) -> tuple[tuple[Fact, ...], bool | None]:
     return tuple(facts), fits
 
 
-def remedy(plan: Layout) -> str:
-    """What makes a job take less of an accelerator's memory, the cheapest first."""
-    ways = []
-    if plan.micro_batch > 1:
-        ways.append("a smaller training.microBatchSize")
-    if plan.recompute != "full":
-        ways.append("training.activationCheckpointing")
-    if plan.stage < 3 and plan.data > 1:
-        ways.append(f"deepspeed.stage {plan.stage + 1}")
-    if plan.offload == "none" and plan.stage:
-        ways.append("deepspeed.offloadOptimizer: cpu")
-    return f"try {', '.join([*ways, 'more members' if plan.stage else 'a larger accelerator'])}"
-
-
 def _time(case: _Case) -> tuple[tuple[Fact, ...], tuple[str, ...]]:
     if case.kind is None:
         why = "name the accelerator with --accelerator (its peak is not known from the spec)"
@@ -252,8 +232,3 @@ def _checkpoints(case: _Case) -> Iterator[Fact]:
 
 
 _MODEL_ELEMENT = 4
-
-
-def limit_of(spec: JobSpec) -> int | None:
-    """Bytes of memory that the template lets the trainer's container use; None if it sets no limit."""
-    return quantity.parse(resource(spec, "limits", "memory"))
