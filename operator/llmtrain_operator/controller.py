@@ -195,7 +195,9 @@ class Controller:
         taints = self._settings.departure_taints
         leaving = {node.name: why for node in nodes if (why := departure.notice(node.taints, taints))}
         can_avoid = self._settings.can_avoid
-        seen = Observed(pods, self.agents.views(pods), False, refused, domains, obstacle, can_avoid, leaving)
+        memory = {node.name: node.accelerator_memory for node in nodes if node.accelerator_memory}
+        agents = self.agents.views(pods)
+        seen = Observed(pods, agents, False, refused, domains, obstacle, can_avoid, leaving, memory)
         return self._with_children(job, spec, status, seen) if spec else seen
 
     def _with_children(self, job: JobView, spec: JobSpec, status: JobStatus, seen: Observed) -> Observed:

@@ -53,7 +53,8 @@ class PodView:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """The few facts about a node. `boot_id` changes when the machine restarts, even if the node never left Ready.
-    `domains`: zone and rack, as far as its labels tell. `taints`: each as `key:Effect`."""
+    `domains`: zone and rack, as far as its labels tell. `taints`: each as `key:Effect`. `accelerator_memory`: bytes
+    of each of its accelerators, 0 if its labels do not tell."""
 
     name: str
     uid: str
@@ -62,6 +63,7 @@ class NodeView:
     boot_id: str
     domains: tuple[str, ...] = ("", "")
     taints: tuple[str, ...] = ()
+    accelerator_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class Observed:
     has just refused to create, with its words; they are left alone until they drop out of here. `domains`: zone and
     rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `can_avoid`: whether
     pods can be kept off a node. `leaving`: the nodes that are about to go, of those that the pods are on or were on,
-    with the taint that says so, by name.
+    with the taint that says so, by name. `accelerator_memory`: bytes of each accelerator of the nodes that the pods are
+    on, by name, where that is known.
     """
 
     pods: tuple[PodView, ...] = ()
@@ -139,6 +142,7 @@ class Observed:
     obstacle: Obstacle | None = None
     can_avoid: bool = True
     leaving: Mapping[str, str] = field(default_factory=dict)
+    accelerator_memory: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _TELLING: Final = {
     "Resizing": "True",
     "Durable": "False",
     "PreflightPassed": "False",
+    "Fits": "False",
     "Straggling": "True",
 }
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")

@@ -10,7 +10,7 @@ from sys import intern
 from typing import Any, Final
 
 from llmtrain_operator.cluster.resources import job_behind
-from llmtrain_operator.contract import names
+from llmtrain_operator.contract import accelerators, names
 from llmtrain_operator.state import NodeView, PodView
 
 _USUAL_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
@@ -81,7 +81,16 @@ def node_view(raw: Mapping[str, Any]) -> NodeView:
         boot_id=(status.get("nodeInfo") or {}).get("bootID", ""),
         domains=_domains(raw["metadata"].get("labels") or {}),
         taints=_taints((raw.get("spec") or {}).get("taints") or ()),
+        accelerator_memory=_accelerator_memory(raw["metadata"].get("labels") or {}),
     )
+
+
+def _accelerator_memory(labels: Mapping[str, str]) -> int:
+    """Bytes, by NVIDIA's feature discovery, which counts MiB, or else by the name of the product."""
+    if counted := _number(labels.get("nvidia.com/gpu.memory")):
+        return counted * 2**20
+    named = (accelerators.find(labels[label]) for label in accelerators.PRODUCT_LABELS if label in labels)
+    return next((kind.memory for kind in named if kind), 0)
 
 
 def _taints(taints: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

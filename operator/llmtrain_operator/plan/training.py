@@ -17,6 +17,7 @@ from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.durable import note_checkpoints
 from llmtrain_operator.plan.ends import dismiss, finish, suspend
+from llmtrain_operator.plan.fits import say_whether_it_fits
 from llmtrain_operator.plan.flash import keepers, note_flash
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
@@ -63,6 +64,7 @@ def train(run: Draft) -> None:
         run.actions.append(ApplyChildren())
     if run.spec.nodes.desired is None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
+    say_whether_it_fits(run)
     expire(run)
     _take_in(run)
     note_departures(run)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.cadence import persist_interval
 from llmtrain_trainer.avoiding import avoid
 from llmtrain_trainer.checkpoint.accord import Outcome, join_accord
 from llmtrain_trainer.checkpoint.beginning import Beginning
@@ -29,7 +30,6 @@ from llmtrain_trainer.checkpoint.teller import Teller
 from llmtrain_trainer.config import Config, Durable
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import TrainerError
-from llmtrain_trainer.flash.cadence import persist_interval
 from llmtrain_trainer.flash.session import Session, mtbf
 from llmtrain_trainer.progress import Reporter
 from llmtrain_trainer.signals import Wishes

@@ -24,13 +24,13 @@ import torch
 import torch.distributed
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.cadence import Every
 from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.checkpoint.teller import Teller
 from llmtrain_trainer.config import Flash, from_dict
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import ConfigError, TrainerError
 from llmtrain_trainer.flash import plain, spread
-from llmtrain_trainer.flash.cadence import Every
 from llmtrain_trainer.flash.session import Session
 from llmtrain_trainer.flash.store import Store
 from llmtrain_trainer.flash.torch_state import Stateful, TorchState
