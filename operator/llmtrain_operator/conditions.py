@@ -26,6 +26,7 @@ ConditionType = Literal[
     "Straggling",
     "ObjectivesMet",
     "PreflightPassed",
+    "Autoscaled",
 ]
 
 

@@ -61,7 +61,7 @@ REFUSAL_PAUSE = 30.0
 CHILDREN_TRUST = 300.0
 """Seconds after which Service, budget and account are applied again in case someone changed them."""
 _LEDGER_FIELDS = frozenset({"ledger", "ledger_time", "goodput"})
-_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "checkpoint", "flash", "stragglers"}
+_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "checkpoint", "flash", "stragglers", "step_times"}
 
 
 class Publisher(Protocol):

@@ -5,7 +5,9 @@ The models are the truth. `crd` turns them into crds/llmtrainjobs.yaml, `validat
 
 from llmtrain_operator.api.spec import JobSpec, Objectives
 from llmtrain_operator.api.status import (
+    AutoscaleStatus,
     AvoidedNodeStatus,
+    CapacityLossStatus,
     CheckpointStatus,
     Condition,
     EndingStatus,
@@ -18,16 +20,23 @@ from llmtrain_operator.api.status import (
     LLMTrainJob,
     MemberStatus,
     NodeFailureStatus,
+    ProbeRefusedStatus,
+    ProbeStatus,
     ProgressStatus,
     RejectionStatus,
     ReplacedStatus,
     RollbackStatus,
     RoundStatus,
+    ScalingStatus,
+    StepTimesStatus,
+    StepTimeStatus,
     StragglerStatus,
 )
 
 __all__ = [
+    "AutoscaleStatus",
     "AvoidedNodeStatus",
+    "CapacityLossStatus",
     "CheckpointStatus",
     "Condition",
     "EndingStatus",
@@ -42,10 +51,15 @@ __all__ = [
     "MemberStatus",
     "NodeFailureStatus",
     "Objectives",
+    "ProbeRefusedStatus",
+    "ProbeStatus",
     "ProgressStatus",
     "RejectionStatus",
     "ReplacedStatus",
     "RollbackStatus",
     "RoundStatus",
+    "ScalingStatus",
+    "StepTimeStatus",
+    "StepTimesStatus",
     "StragglerStatus",
 ]

@@ -8,6 +8,7 @@ from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
 from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.plan.autoscale import steer
 from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.departure import note_departures
@@ -74,6 +75,7 @@ def train(run: Draft) -> None:
     if run.round is None and run.spec.suspend:
         suspend(run)
         return
+    steer(run)
     if run.round is None:
         await_round(run)
     decide(run)

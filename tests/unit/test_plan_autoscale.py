@@ -1,0 +1,173 @@
+"""A job that chooses its own size: what it learns, asks for, takes, gives up and says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmtrain_operator.api import JobStatus
+from llmtrain_operator.contract.wire import Progress
+from llmtrain_operator.plan import plan
+from llmtrain_operator.plan.autoscale import LOSS_PATIENCE, YIELD_PATIENCE
+from llmtrain_operator.plan.probe import AGAIN, PATIENCE
+from llmtrain_operator.state import CreatePod, DeletePod, Event, Observed, PodView
+from tests.support.planner import JOB, NOW, agent, condition, pod, spec
+
+STORAGE = {"durable": {"storage": "file:///c"}}
+
+
+class Life:
+    """A job under autoscale and its cluster: pods get nodes while there are any, agents obey, training goes on."""
+
+    def __init__(self, nodes: int, seconds: Callable[[int], float] = lambda n: 1.0 / n, **fields: Any) -> None:
+        self.nodes, self.seconds = nodes, seconds
+        base: dict[str, Any] = {
+            "nodes": {"min": 1, "max": 4, "desired": 4},
+            "training": {"maxSteps": 100_000, "globalBatchSize": 24},
+            "checkpoint": STORAGE,
+            "autoscale": {"enabled": True},
+        }
+        self.spec = spec(**(base | fields))
+        self.status = JobStatus()
+        self.pods: dict[str, PodView] = {}
+        self.reports: dict[str, Any] = {}
+        self.directives: dict[str, Any] = {}
+        self.events: list[Event] = []
+        self.created: list[int] = []
+        self.claimed, self.step, self.now, self.hint = 0, 0.0, NOW, True
+        self.others = 0  # nodes that somebody else has
+
+    @property
+    def free(self) -> int:
+        return self.nodes - self.others - sum(bool(p.node) for p in self.pods.values())
+
+    @property
+    def size(self) -> int:
+        return len(self.status.round.members) if self.status.round else 0
+
+    def plan(self):
+        room = max(0, self.free) if self.hint else None
+        claimants = ("d/urgent",) if self.claimed else ()
+        seen = Observed(
+            tuple(self.pods.values()), dict(self.reports), True, room=room, claimed=self.claimed, claimants=claimants
+        )
+        return plan(JOB, self.spec, (), self.status, seen, self.now)
+
+    def tick(self, seconds: float = 1.0) -> None:
+        """Time passes, then one pass and what follows from it."""
+        self.now += seconds
+        self._train(seconds)
+        decided = self.plan()
+        self.status, self.directives = decided.status, dict(decided.directives)
+        self.events += decided.events
+        for action in decided.actions:
+            if isinstance(action, CreatePod):
+                self._create(action)
+            elif isinstance(action, DeletePod):
+                assert action.uid not in {m.uid for m in self.status.round.members} if self.status.round else True
+                self.pods.pop(action.uid)
+                self.reports.pop(action.uid, None)
+        self._schedule()
+        self._obey()
+
+    def run(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.tick()
+
+    def until(self, condition: Callable[[], object], seconds: int = 400) -> None:
+        for _ in range(seconds):
+            if condition():
+                return
+            self.tick()
+        raise AssertionError(f"not within {seconds} s: {self.status.model_dump_json(indent=1, exclude_none=True)}")
+
+    def lose_a_node(self) -> None:
+        """The newest member's node is gone, and its pod with it."""
+        lost = max((p for p in self.pods.values() if p.node), key=lambda p: p.index)
+        self.nodes -= 1
+        del self.pods[lost.uid], self.reports[lost.uid]
+
+    def told(self, reason: str) -> list[str]:
+        return [event.message for event in self.events if event.reason == reason]
+
+    def _create(self, made: CreatePod) -> None:
+        self.created.append(made.index)
+        uid = f"{made.index}-{made.incarnation}"
+        self.pods[uid] = pod(
+            made.index, uid=uid, incarnation=made.incarnation, name=f"j-{uid}", phase="Pending", ready=False, node="",
+            scheduled=False, avoids=made.avoid,
+        )  # fmt: skip
+
+    def _schedule(self) -> None:
+        for each in list(self.pods.values()):
+            if each.node:
+                continue
+            if self.free > 0:
+                changes = {"phase": "Running", "node": f"n-{each.uid}", "scheduled": True, "unschedulable_message": ""}
+            else:
+                changes = {"unschedulable_message": "0/3 nodes are available"}
+            self.pods[each.uid] = dataclasses.replace(each, **changes)
+
+    def _obey(self) -> None:
+        for each in self.pods.values():
+            told, known = self.directives.get(each.uid), self.reports.get(each.uid)
+            if not each.node:
+                continue
+            report = known.report if known else None
+            joins = told and told.action == "run" and (report is None or report.round < told.round.number)
+            if report is None or (told and told.action == "save" and report.state == "running"):
+                self._report(each, "joining", report.round if report else 0, store_port=4000 + each.index)
+            elif joins:
+                self._report(each, "running", told.round.number, store_port=0)
+
+    def _report(self, each: PodView, state: str, number: int, **more: Any) -> None:
+        made = agent(each.index, state, number, uid=each.uid, pod=each.name, incarnation=each.incarnation, **more)
+        self.reports[each.uid] = dataclasses.replace(made, uid=each.uid)
+
+    def _train(self, seconds: float) -> None:
+        running = [v for v in self.reports.values() if v.report.state == "running"]
+        if not self.status.round or len(running) < self.size:
+            return
+        self.step += seconds / self.seconds(self.size)
+        for view in running:
+            told = Progress(
+                0, self.status.round.number, step=int(self.step), max_steps=100_000, step_seconds=self.seconds(self.size)
+            )  # fmt: skip
+            self.reports[view.uid] = dataclasses.replace(view, report=dataclasses.replace(view.report, progress=told))
+
+
+def test_without_autoscale_nothing_is_learned_or_said():
+    """The job has what nodes.desired says, and its status knows nothing of all this."""
+    life = Life(3, autoscale={"enabled": False})
+    life.run(100)
+    assert (life.status.autoscale, life.status.step_times, life.status.target_nodes) == (None, None, 4)
+    assert not life.told("Autoscaled")
+
+
+def test_a_job_begins_with_what_there_is_room_for():
+    """It does not wait for members that no node would take."""
+    life = Life(2)
+    life.until(lambda: life.size)
+    assert (life.size, life.status.target_nodes, life.created) == (2, 2, [0, 1])
+
+
+def test_a_node_that_comes_is_used_within_seconds():
+    """A pod asks for it, gets it, and joins; prediction, gain and pause are on record."""
+    life = Life(2)
+    life.until(lambda: life.size == 2)
+    life.run(120)
+    assert life.created == [0, 1], "no room, nothing to ask for, and waiting pods of a job without priority end"
+    life.nodes = 3
+    life.until(lambda: life.size == 3, 10)
+    life.run(30)
+    assert life.status.target_nodes == 3
+    last = life.status.autoscale.last
+    assert (last.from_nodes, last.to_nodes, last.reason) == (2, 3, "Growing")
+    assert last.predicted_speedup == pytest.approx(1.5, rel=0.15)
+    assert last.achieved_speedup == pytest.approx(1.5, rel=0.01)
+    assert 0 < last.pause_seconds < 5
+    assert life.told("Autoscaled")
+    assert "achieved 1.50x" in life.told("AutoscaleMeasured")[0]
