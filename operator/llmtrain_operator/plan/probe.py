@@ -47,7 +47,7 @@ def askable(run: Draft, state: AutoscaleStatus, most: int) -> int:
     """How many more members may be asked for now, `most` at most."""
     room = run.observed.room
     if state.refused is not None:
-        wait = seconds(state.refused.time) + (AGAIN if room else LONG_AGAIN) - run.now
+        wait = seconds(state.refused.time) + (LONG_AGAIN if room == 0 else AGAIN) - run.now
         if wait > 0 and not (room or 0) > state.refused.room:
             run.wake_in(wait)
             return 0
