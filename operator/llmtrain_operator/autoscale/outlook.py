@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmtrain_operator.autoscale.records import Limits, Situation
-from llmtrain_operator.autoscale.throughput import ENOUGH_STEPS, Curve, fit, measured
+from llmtrain_operator.autoscale.throughput import ENOUGH_STEPS, Curve, fit, measured, sizes
 
 UNKNOWN_REST: Final = 3600.0
 """Seconds that a job is taken to go on which does not say."""
-_ALL_SIZES: Final = 64
-"""Up to so many sizes are all looked at, of more a geometric choice."""
 _EASIER: Final = 1.2
 """Members are given back if they add less than minEfficiency, and taken if they add so much more than that."""
 _LOSSES: Final = 0.2
@@ -60,11 +58,11 @@ class Outlook:
 def look(situation: Situation, limits: Limits, reach: int, now: float) -> Outlook:
     """What can be had from the present size, which is measured."""
     curve, size = fit(situation.samples, situation.prior), situation.size
-    sizes = candidates(limits.minimum, max(reach, size), situation)
-    gives = efficient(curve, sizes, limits.min_efficiency)
-    eager = efficient(curve, sizes, limits.min_efficiency * _EASIER)
+    looked_at = sizes(limits.minimum, max(reach, size), (size, *(each.members for each in situation.samples)))
+    gives = efficient(curve, looked_at, limits.min_efficiency)
+    eager = efficient(curve, looked_at, limits.min_efficiency * _EASIER)
     here = Prospect(size, 1.0 - _loss_share(situation, size, now))
-    fair = [n for n in sizes if n != size and n <= reach and n in (eager if n > size else gives)]
+    fair = [n for n in looked_at if n != size and n <= reach and n in (eager if n > size else gives)]
     others = tuple(_prospect(situation, limits, curve, n, now) for n in fair)
     smaller = [each for each in others if each.members < size]
     enough = _lasts(situation, curve, size, now) > 10 * situation.pause_seconds
@@ -75,38 +73,28 @@ def look(situation: Situation, limits: Limits, reach: int, now: float) -> Outloo
 def fastest(situation: Situation, limits: Limits, reach: int, now: float) -> int:
     """The size up to `reach` that gets most done, when none trains yet."""
     curve = fit(situation.samples, situation.prior)
-    sizes = candidates(limits.minimum, reach, situation)
-    fair = efficient(curve, sizes, limits.min_efficiency)
+    looked_at = sizes(limits.minimum, reach, tuple(each.members for each in situation.samples))
+    fair = efficient(curve, looked_at, limits.min_efficiency)
     return max(fair, key=lambda n: (curve.speed(n) * (1.0 - _loss_share(situation, n, now)), -n))
 
 
-def whole_time(situation: Situation, now: float) -> float:
+def whole_time(seen: Outlook, now: float) -> float:
     """Seconds from the start of training to its end at the present size."""
-    started = situation.started_at if situation.started_at is not None else now
-    return now - started + _rest(situation, fit(situation.samples, situation.prior), situation.size)
+    started = seen.situation.started_at if seen.situation.started_at is not None else now
+    return now - started + _rest(seen.situation, seen.curve, seen.here.members)
 
 
-def candidates(minimum: int, most: int, situation: Situation) -> tuple[int, ...]:
-    """Sizes that are looked at: all, or if they are many the ends, what was seen, and steps of about a tenth."""
-    if most - minimum < _ALL_SIZES:
-        return tuple(range(minimum, most + 1))
-    chosen = {minimum, most, situation.size, *(each.members for each in situation.samples)}
-    here = float(minimum)
-    while here < most:
-        chosen.add(round(here))
-        here = max(here + 1.0, here * 1.1)
-    return tuple(sorted(n for n in chosen if minimum <= n <= most))
-
-
-def efficient(curve: Curve, sizes: Sequence[int], least: float) -> frozenset[int]:
-    """Those of `sizes` (ascending) that no smaller one beats: members beyond it add at least `least` each on average,
+def efficient(curve: Curve, members: Sequence[int], least: float) -> frozenset[int]:
+    """Those of `members` (ascending) that no smaller one beats: members beyond it add at least `least` each on average,
     in units of what a member of the smallest size gives. The smallest always is one."""
-    speeds = [curve.speed(n) for n in sizes]
-    unit = speeds[0] / sizes[0]
-    found = {sizes[0]}
-    for i in range(1, len(sizes)):
-        if all(speeds[i] - speeds[k] >= least * unit * (sizes[i] - sizes[k]) for k in range(i)):
-            found.add(sizes[i])
+    speeds = [curve.speed(n) for n in members]
+    least *= speeds[0] / members[0]
+    found = {members[0]}
+    best = speeds[0] - least * members[0]
+    for n, speed in zip(members[1:], speeds[1:], strict=True):
+        if speed - least * n >= best:
+            found.add(n)
+            best = speed - least * n
     return frozenset(found)
 
 

@@ -30,10 +30,11 @@ def decide(situation: Situation, limits: Limits, now: float) -> Decision:
     forced = _forced(situation, limits, reach, now)
     if forced is not None:
         return forced
-    wanted = _best(outlook.look(situation, limits, reach, now))
+    seen = outlook.look(situation, limits, reach, now)
+    wanted = _best(seen)
     if wanted.target == situation.size:
         return wanted
-    return _held_back(situation, limits, wanted, now) or wanted
+    return _held_back(seen, wanted, now) or wanted
 
 
 def _within(limits: Limits, members: int) -> int:
@@ -98,13 +99,14 @@ def _change(seen: Outlook, members: int, reason: Reason, why: str) -> Decision:
     return Decision(members, reason, message, speedup)
 
 
-def _held_back(situation: Situation, limits: Limits, wanted: Decision, now: float) -> Decision | None:
+def _held_back(seen: Outlook, wanted: Decision, now: float) -> Decision | None:
     """What stands against a change of the policy's own accord; None: nothing."""
+    situation, limits = seen.situation, seen.limits
     size, changed = situation.size, situation.changed_at
     if changed is not None and now - changed < limits.cool_down:
         rest = duration(limits.cool_down - (now - changed))
         return Decision(size, "CoolingDown", f"{rest} more until the next change ({wanted.message})")
-    whole = outlook.whole_time(situation, now)
+    whole = outlook.whole_time(seen, now)
     paused = situation.paused_seconds + situation.pause_seconds
     if paused > limits.max_pause_share * whole:
         share = f"{limits.max_pause_share:.0%} of {duration(whole)}"

@@ -33,7 +33,7 @@ Reason = Literal[
 change back, the next four are changes of the policy's own accord, and the last three say why there is none."""
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 OWN_ACCORD: Final[frozenset[Reason]] = frozenset({"Growing", "Exploring", "Faster", "Inefficient"})
-"""Reasons of changes that cost a pause which nothing but the policy asked for: cool-down and pause share count these."""
+"""Reasons of changes that only the policy asked for: cool-down and pause share count their pauses."""
 
 Source = Literal["unknown", "nodes", "probe", "quota", "clusterAutoscaler"]
 

@@ -22,6 +22,7 @@ ENOUGH_STEPS: Final = 5
 """Steps at a size that count as having measured it."""
 KEPT_SIZES: Final = 32
 """Sizes of which samples are kept."""
+_ALL_SIZES: Final = 64
 _MEMORY_STEPS: Final = 200
 """Older steps than that fade, so that a curve that changes is followed."""
 _NOISE: Final = 0.05
@@ -84,6 +85,18 @@ def observed(
 def measured(samples: Sequence[Sample], members: int) -> bool:
     """Whether enough steps were seen at this size to judge it."""
     return any(each.members == members and each.steps >= ENOUGH_STEPS for each in samples)
+
+
+def sizes(least: int, most: int, also: Sequence[int] = ()) -> tuple[int, ...]:
+    """The sizes in a range that are worth a look: up to 64 all of them, of more the ends, those of `also`, and steps of
+    about a tenth."""
+    if most - least < _ALL_SIZES:
+        return tuple(range(least, most + 1))
+    chosen, here = {least, most, *also}, least
+    while here < most:
+        chosen.add(here)
+        here = max(here + 1, here * 11 // 10)
+    return tuple(sorted(n for n in chosen if least <= n <= most))
 
 
 def fit(samples: Sequence[Sample], prior: Sequence[Sample] = ()) -> Curve:
