@@ -9,7 +9,7 @@ answer is the scheduler's own: see `plan.autoscale`, which has a pod made and lo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -123,15 +123,15 @@ class Inventory:
             found += self._room_on(node, wanted, most - found)
         return min(found, most)
 
-    def frees(self, wanted: Needs, leaving: Sequence[PodView]) -> int:
-        """How many of these pods each leave a node that then has room for a member with the needs `wanted`."""
-        return sum(self._fits_after(wanted, pod) for pod in leaving)
+    def usable(self, name: str) -> bool:
+        """Whether the node is ready and not cordoned."""
+        return name in self._nodes and _usable(self._nodes[name])
 
-    def _fits_after(self, wanted: Needs, pod: PodView) -> bool:
-        node = self._nodes.get(pod.node)
-        if node is None:
-            return False
-        return self._room_on(node, wanted, 1, dict((*pod.requests, (PODS, 1000)))) > 0
+    def fits_after(self, wanted: Needs, leaving: PodView) -> bool:
+        """Whether a member with the needs `wanted` has room where this pod leaves."""
+        node = self._nodes.get(leaving.node)
+        freed = dict((*leaving.requests, (PODS, 1000)))
+        return node is not None and self._room_on(node, wanted, 1, freed) > 0
 
     def _room_on(self, node: NodeView, wanted: Needs, most: int, freed: Mapping[str, int] | None = None) -> int:
         if not (_usable(node) and _tolerated(node, wanted) and node.name not in wanted.keeps_off):

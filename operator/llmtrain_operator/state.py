@@ -13,7 +13,6 @@ from typing import Any
 from llmtrain_operator.api import JobStatus
 from llmtrain_operator.contract.wire import Directive, Report
 
-
 Resources = tuple[tuple[str, int], ...]
 """Amounts by resource, in thousandths of its unit (of a CPU, a byte, a device), in order of their names."""
 
@@ -60,8 +59,8 @@ class PodView:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """The few facts about a node. `boot_id` changes when the machine restarts, even if the node never left Ready.
-    `domains`: zone and rack, as far as its labels tell. `taints`: each as `key:Effect`. `allocatable`: what it offers to
-    pods."""
+    `domains`: zone and rack, as far as its labels tell. `taints`: each as `key:Effect`. `allocatable`: what it
+    offers to pods."""
 
     name: str
     uid: str
@@ -138,8 +137,9 @@ class Observed:
     has just refused to create, with its words; they are left alone until they drop out of here. `domains`: zone and
     rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `can_avoid`: whether
     pods can be kept off a node. `leaving`: the nodes that are about to go, of those that the pods are on or were on,
-    with the taint that says so, by name. `room`: further members that nodes may have room for, None if that is not known.
-    `claimed`: members whose nodes jobs of higher priority wait for. `claimants`: the keys of these jobs.
+    with the taint that says so, by name. `room`: further members that nodes may have room for, None if that is not
+    known. `claimed`: members whose nodes jobs of higher priority wait for. `claimants`: the jobs whose turn it is
+    before this one asks for more.
     """
 
     pods: tuple[PodView, ...] = ()

@@ -137,9 +137,8 @@ class Life:
             return
         self.step += seconds / self.seconds(self.size)
         for view in running:
-            told = Progress(
-                0, self.status.round.number, step=int(self.step), max_steps=100_000, step_seconds=self.seconds(self.size)
-            )  # fmt: skip
+            number, each = self.status.round.number, self.seconds(self.size)
+            told = Progress(0, number, step=int(self.step), max_steps=100_000, step_seconds=each)
             self.reports[view.uid] = dataclasses.replace(view, report=dataclasses.replace(view.report, progress=told))
 
 
@@ -254,7 +253,7 @@ def test_desired_is_the_cap():
 
 @pytest.mark.parametrize(
     ("seconds", "nodes", "size"),
-    [(lambda n: 1.0, 4, 1), (lambda n: 0.2 + 0.3 * n, 4, 1), (lambda n: 0.05 + 1.0 / n, 4, 4)],
+    [(lambda _: 1.0, 4, 1), (lambda n: 0.2 + 0.3 * n, 4, 1), (lambda n: 0.05 + 1.0 / n, 4, 4)],
     ids=["more-do-not-help", "more-are-slower", "more-help"],
 )
 def test_it_comes_to_rest_at_a_size_that_pays(seconds, nodes, size):

@@ -15,7 +15,7 @@ from llmtrain_operator.autoscale import Capacity, Decision, Limits, Loss, Situat
 from llmtrain_operator.autoscale.records import OWN_ACCORD
 from llmtrain_operator.conditions import find, seconds, timestamp
 from llmtrain_operator.plan import probe
-from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.draft import ANNOUNCED, Draft
 from llmtrain_operator.plan.learning import learn, samples
 from llmtrain_operator.plan.resize import held
 
@@ -75,9 +75,9 @@ def _before_the_first(run: Draft) -> None:
 def _while_it_trains(run: Draft) -> None:
     state, size = _state(run), len(run.status.round.members) if run.status.round else 0
     _set(run, started_at=state.started_at or timestamp(run.now), **probe.eased(run, state))
-    have = _have(run)
-    proven = max(0, have - run.wanted)
-    if _state(run).probe is not None and not run.observed.claimants and probe.waits(run, _state(run), proven):
+    short, have = probe.placed(run) < run.wanted, _have(run)
+    stopped = short or bool(run.observed.claimants)
+    if _state(run).probe and not stopped and probe.waits(run, _state(run), have - run.wanted):
         return
     decision = _decide(run, size, have - size, "probe", "pods that have nodes")
     if _state(run).probe is not None:
@@ -107,17 +107,16 @@ def _have(run: Draft) -> int:
 
 def _look_further(run: Draft, size: int, decision: Decision) -> None:
     """All is as it is wanted: see whether more members would pay, and if so, whether they can be had."""
-    most = probe.askable(run, _state(run), run.cap - size)
+    most = 0 if _given_up(run) else probe.askable(run, _state(run), run.cap - size)
     if most <= 0:
         _say(run, decision)
         return
     hoped = _decide(run, size, most, "nodes", _seems(run.observed.room))
-    if hoped.target > size and held(run, shrinks=False) is None:
+    if hoped.target > size:
         _set(run, **probe.begun(run, hoped.target - size))
-    if hoped.target < size:
-        _adopt(run, hoped)
-    else:
-        _say(run, hoped)
+        run.wake_in(ANNOUNCED)
+    # Where there is no room yet, that there is none is what people should read.
+    _say(run, hoped if run.observed.room != 0 else decision)
 
 
 def _seems(room: int | None) -> str:
@@ -135,12 +134,17 @@ def _decide(run: Draft, size: int, more: int, source: Any, message: str) -> Deci
 
 
 def _claimed(run: Draft, size: int) -> int:
-    """Members that others may have now. What was given up is on its way to them for a while."""
+    """Members that others may have now."""
+    return 0 if _given_up(run) else min(run.observed.claimed, size)
+
+
+def _given_up(run: Draft) -> bool:
+    """Whether members were given up for others just now: these are to take them, before more happens."""
     last = _state(run).last
-    if last and last.reason == "HigherPriority" and (left := seconds(last.time) + YIELD_PATIENCE - run.now) > 0:
+    left = seconds(last.time) + YIELD_PATIENCE - run.now if last and last.reason == "HigherPriority" else 0.0
+    if left > 0:
         run.wake_in(left)
-        return 0
-    return min(run.observed.claimed, size)
+    return left > 0
 
 
 def _limits(run: Draft) -> Limits:

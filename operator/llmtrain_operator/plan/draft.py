@@ -12,6 +12,9 @@ from llmtrain_operator.conditions import ConditionType, put, seconds
 from llmtrain_operator.contract.wire import Check, Directive, Member, Round
 from llmtrain_operator.state import Action, Event, JobView, Observed, Plan, PodView
 
+ANNOUNCED = 0.25
+"""Seconds between the decision to ask for more nodes and the pods that ask."""
+
 
 @dataclass
 class Draft:
@@ -103,9 +106,12 @@ class Draft:
 
     @property
     def probing(self) -> int:
-        """Pods beyond members and spares that are there to see whether they get nodes."""
+        """Pods beyond members and spares that are there to see whether they get nodes. They come a moment after they
+        were announced: by then it is known whether another job has announced the same and gains more from it."""
         probe = self.status.autoscale.probe if self.status.autoscale else None
-        return min(probe.members, self.cap - self.wanted) if probe else 0
+        if probe is None or self.now - seconds(probe.since) < ANNOUNCED:
+            return 0
+        return min(probe.members, self.cap - self.wanted)
 
     @property
     def indexes(self) -> tuple[int, ...]:

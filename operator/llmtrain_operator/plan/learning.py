@@ -94,7 +94,5 @@ def _newest(run: Draft, size: int) -> ScalingStatus | None:
     return last if last and last.to_nodes == size and last.restarts == run.status.restarts else None
 
 
-def _record(
-    run: Draft, state: AutoscaleStatus, last: ScalingStatus, found: dict[str, float], **usual: float
-) -> None:
+def _record(run: Draft, state: AutoscaleStatus, last: ScalingStatus, found: dict[str, float], **usual: float) -> None:
     run.set(autoscale=state.model_copy(update={"last": last.model_copy(update=found), **usual}))

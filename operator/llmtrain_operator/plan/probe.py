@@ -1,9 +1,9 @@
 """Pods beyond those that are wanted, made to see whether the scheduler has nodes for them.
 
 Only the scheduler knows all that counts: quotas, affinities, what others have claimed, and whether an autoscaler of
-nodes will bring one. So a job that would gain from more members asks for them, and takes them back if they get no node
-in time. A pod that waits takes nothing and holds up nobody: the round goes on. Which one gets a node is wanted then, and
-is a member like any other.
+nodes will bring one. So a job that would gain from more members asks for them, and takes them back if they get no
+node in time. A pod that waits takes nothing and holds up nobody: the round goes on. Those that get nodes are wanted then,
+and are members like any others.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Final
 from llmtrain_operator import podset
 from llmtrain_operator.api import AutoscaleStatus, ProbeRefusedStatus, ProbeStatus
 from llmtrain_operator.conditions import seconds, timestamp
-from llmtrain_operator.plan.draft import Draft
+from llmtrain_operator.plan.draft import ANNOUNCED, Draft
 from llmtrain_operator.state import PodView
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 30.0
 """Seconds for a node where there seems to be room already: schedulers take one or two."""
 LONG_PATIENCE: Final = 300.0
 """The same where there is none yet: an autoscaler of nodes sees pods that wait, and takes minutes."""
@@ -66,6 +66,9 @@ def waits(run: Draft, state: AutoscaleStatus, proven: int) -> bool:
     """Whether the probe is still to be waited for; `proven`: how many of its pods have nodes."""
     assert state.probe is not None
     since = run.now - seconds(state.probe.since)
+    if since < ANNOUNCED:
+        run.wake_in(ANNOUNCED - since)
+        return True
     if proven >= run.probing:
         return False
     hopeless = all(podset.hopeless(pod) for pod in usable(run) if not pod.scheduled)
