@@ -12,7 +12,8 @@ nothing; a running job never loses its minimum to another, only to a cluster tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from llmtrain_operator.autoscale.throughput import Curve, sizes
@@ -32,7 +33,7 @@ class Claim:
     minimum: int
     cap: int
     holds: int = 0
-    curve: Curve = Curve()
+    curve: Curve = field(default_factory=Curve)
     least: float = 0.1
 
 
@@ -77,7 +78,7 @@ def _chunks(claim: Claim) -> Iterator[_Chunk]:
             hull.pop()
         hull.append(point)
     unit = claim.curve.speed(claim.minimum) / claim.minimum
-    for left, right in zip(hull, hull[1:], strict=False):
+    for left, right in pairwise(hull):
         gain = _slope(left, right) / unit
         cut = max(left[0], min(right[0], claim.holds))
         for first, last, held in ((left[0], cut, True), (cut, right[0], False)):

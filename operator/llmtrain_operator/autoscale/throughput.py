@@ -31,8 +31,10 @@ _FORM: Final = 0.03
 """Relative deviation of the truth from the form."""
 _ESTIMATE: Final = 0.25
 """Relative deviation of an estimate's shape."""
-_PRIOR: Final = ((0.95, 0.5), (0.05, 0.15), (0.0, 0.02))
-"""Mean and deviation of a/m, b and cm, in steps at the smallest size m that was seen."""
+_SHARED: Final = (0.95, 0.5)
+_ALONE: Final = (0.05, 0.15)
+_GROWING: Final = (0.0, 0.3)
+"""Mean and deviation, before anything is known, of a/m, b and c(m + 15), in steps at the smallest size m seen."""
 
 Vector = tuple[float, float, float]
 
@@ -107,7 +109,8 @@ def fit(samples: Sequence[Sample], prior: Sequence[Sample] = ()) -> Curve:
     unit, m = base.step_seconds, base.members
     rows = [(_features(each.members, m), each.step_seconds / unit, _deviation(each)) for each in samples]
     rows += _shape(samples, prior, m, unit)
-    coefficients, spread = _most_probable(rows)
+    believed = (_SHARED, _ALONE, (_GROWING[0], _GROWING[1] * m / (m + 15)))
+    coefficients, spread = _most_probable(rows, believed)
     form = Curve(m, unit, coefficients, spread)
     return Curve(m, unit, coefficients, spread, {each.members: _correction(form, each) for each in samples})
 
@@ -147,11 +150,14 @@ def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _most_probable(rows: Sequence[tuple[Vector, float, float]]) -> tuple[Vector, tuple[Vector, Vector, Vector]]:
-    """Coefficients that are not negative, and their covariance. `rows`: features, value, relative deviation."""
+def _most_probable(
+    rows: Sequence[tuple[Vector, float, float]], believed: Sequence[tuple[float, float]]
+) -> tuple[Vector, tuple[Vector, Vector, Vector]]:
+    """Coefficients that are not negative, and their covariance. `rows`: features, value, relative deviation;
+    `believed`: mean and deviation of each coefficient."""
     normal = [[0.0] * 3 for _ in range(3)]
     right = [0.0] * 3
-    for i, (mean, deviation) in enumerate(_PRIOR):
+    for i, (mean, deviation) in enumerate(believed):
         normal[i][i] += deviation**-2
         right[i] += mean * deviation**-2
     for x, y, deviation in rows:
