@@ -27,6 +27,7 @@ ConditionType = Literal[
     "ObjectivesMet",
     "PreflightPassed",
     "Fits",
+    "Autoscaled",
 ]
 
 

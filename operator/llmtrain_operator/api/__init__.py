@@ -5,7 +5,9 @@ The models are the truth. `crd` turns them into crds/llmtrainjobs.yaml, `validat
 
 from llmtrain_operator.api.spec import JobSpec, Objectives
 from llmtrain_operator.api.status import (
+    AutoscaleStatus,
     AvoidedNodeStatus,
+    CapacityLossStatus,
     CheckpointStatus,
     Condition,
     EndingStatus,
@@ -19,11 +21,16 @@ from llmtrain_operator.api.status import (
     LLMTrainJob,
     MemberStatus,
     NodeFailureStatus,
+    ProbeRefusedStatus,
+    ProbeStatus,
     ProgressStatus,
     RejectionStatus,
     ReplacedStatus,
     RollbackStatus,
     RoundStatus,
+    ScalingStatus,
+    StepTimesStatus,
+    StepTimeStatus,
     SegmentStatus,
     StragglerStatus,
     TallyStatus,
@@ -31,7 +38,9 @@ from llmtrain_operator.api.status import (
 )
 
 __all__ = [
+    "AutoscaleStatus",
     "AvoidedNodeStatus",
+    "CapacityLossStatus",
     "CheckpointStatus",
     "Condition",
     "EndingStatus",
@@ -47,11 +56,16 @@ __all__ = [
     "MemberStatus",
     "NodeFailureStatus",
     "Objectives",
+    "ProbeRefusedStatus",
+    "ProbeStatus",
     "ProgressStatus",
     "RejectionStatus",
     "ReplacedStatus",
     "RollbackStatus",
     "RoundStatus",
+    "ScalingStatus",
+    "StepTimeStatus",
+    "StepTimesStatus",
     "SegmentStatus",
     "StragglerStatus",
     "TallyStatus",

@@ -23,7 +23,7 @@ class Condition(StatusRecord):
 
     type: Annotated[str, Field(max_length=316)]
     """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Durable,
-    Protected, Degraded, Straggling, ObjectivesMet, PreflightPassed, Fits."""
+    Protected, Degraded, Straggling, ObjectivesMet, PreflightPassed, Fits, Autoscaled."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]
@@ -418,6 +418,113 @@ class TallyStatus(StatusRecord):
     """The end of the round before, until this one tells where it went on."""
 
 
+class StepTimeStatus(StatusRecord):
+    """How long steps took at one size."""
+
+    members: int
+    """Members of the rounds that it was measured in."""
+    step_seconds: float
+    """Seconds per step."""
+    steps: int
+    """How many steps are behind it."""
+    time: Time
+    """When the newest of them was seen."""
+
+
+class StepTimesStatus(StatusRecord):
+    """Step times by size, as learned from the job's own steps."""
+
+    sizes: tuple[StepTimeStatus, ...] = ()
+    """By size, at most 32."""
+    round: int = 0
+    """The round that is being watched."""
+    first_step: int = 0
+    """The first step that was seen of it; those right after it are warming up and do not count."""
+    step: int = 0
+    """The newest step that was seen of it."""
+    told_at: Time | None = None
+    """When that was."""
+    recent: tuple[float, ...] = ()
+    """Seconds of single steps that are not in sizes yet."""
+
+
+class CapacityLossStatus(StatusRecord):
+    """Room for members went away."""
+
+    time: Time
+    """When that was judged."""
+    left: int
+    """Members that there was still room for."""
+
+
+class ProbeStatus(StatusRecord):
+    """Pods beyond the members wanted that are there to see whether they get nodes."""
+
+    members: int
+    """How many."""
+    since: Time
+    """Since when."""
+
+
+class ProbeRefusedStatus(StatusRecord):
+    """The newest probe that got no nodes. It is not repeated until there is more room, or some time has passed."""
+
+    room: int
+    """Members that there seemed to be room for."""
+    time: Time
+    """When it was given up."""
+
+
+class ScalingStatus(StatusRecord):
+    """A change of the members wanted, and what it brought."""
+
+    time: Time
+    """When it was decided."""
+    from_nodes: int
+    """Members before."""
+    to_nodes: int
+    """Members wanted since then."""
+    reason: str
+    """Why, as one PascalCase word."""
+    message: str = ""
+    """Why, as a sentence."""
+    predicted_speedup: float | None = None
+    """Speed that was expected, over the one before."""
+    achieved_speedup: float | None = None
+    """Speed that was measured, over the one before."""
+    pause_seconds: float | None = None
+    """How long training stood still for it."""
+    restarts: int = 0
+    """Rounds that had been lost by then: a fault in between spoils the measurement."""
+
+
+class AutoscaleStatus(StatusRecord):
+    """What spec.autoscale has decided, and why. The members wanted are in targetNodes."""
+
+    reason: str = ""
+    """Why that many, as one PascalCase word."""
+    message: str = ""
+    """Why, as a sentence, as of when that became so."""
+    started_at: Time | None = None
+    """When training began under it."""
+    changed_at: Time | None = None
+    """When it last changed the size of its own accord."""
+    short_since: Time | None = None
+    """Since when fewer pods than wanted have nodes."""
+    pause_seconds: float | None = None
+    """How long training usually stands still for a change of size."""
+    paused_seconds: float = 0.0
+    """How long it stood still in all for changes of its own accord."""
+    losses: tuple[CapacityLossStatus, ...] = ()
+    """The newest losses of capacity, at most 16."""
+    probe: ProbeStatus | None = None
+    """The probe that is under way."""
+    refused: ProbeRefusedStatus | None = None
+    """The newest probe that was in vain."""
+    last: ScalingStatus | None = None
+    """The newest change."""
+
+
 class JobStatus(StatusRecord):
     """What the operator observed and decided."""
 
@@ -512,6 +619,10 @@ class JobStatus(StatusRecord):
     """How many incidents are over, by what began them."""
     lost_steps_total: int = 0
     """Committed steps that had to be done again after incidents."""
+    autoscale: AutoscaleStatus | None = None
+    """What spec.autoscale has decided; absent while it is not enabled."""
+    step_times: StepTimesStatus | None = None
+    """Step times by size, learned while spec.autoscale is enabled."""
 
 
 class LLMTrainJob(Record):

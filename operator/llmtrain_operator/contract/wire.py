@@ -397,7 +397,8 @@ def _build(kind: Any, raw: Any, path: str) -> Any:
             raise WireError(f"{path}: {raw!r} is none of {', '.join(map(str, arguments))}")
         return raw
     if origin is tuple and isinstance(raw, list):
-        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(raw))
+        kinds = arguments[:1] * len(raw) if ... in arguments else arguments[: len(raw)]
+        return tuple(_build(each, item, f"{path}[{i}]") for i, (each, item) in enumerate(zip(kinds, raw, strict=True)))
     if origin is dict and isinstance(raw, dict):
         return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in raw.items()}
     if dataclasses.is_dataclass(kind):

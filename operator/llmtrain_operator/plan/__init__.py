@@ -66,7 +66,7 @@ def _book(run: Draft) -> None:
 
 def _identity(run: Draft) -> None:
     alive = sum(pod.phase not in podset.ENDED_PHASES and not pod.deleting for pod in run.observed.pods)
-    spare = min(run.spec.nodes.spares, max(0, alive - run.wanted))
+    spare = min(run.spec.nodes.spares + run.probing, max(0, alive - run.wanted))
     run.set(
         observed_generation=run.job.generation,
         selector=f"{names.LABEL_JOB}={run.job.name},{names.LABEL_COMPONENT}=member",

@@ -87,7 +87,7 @@ def _departing(run: Draft, current: Round) -> str:
         if why := run.departing.get(member.uid):
             whys.setdefault(why, []).append(member.pod)
     text = "; ".join(f"{', '.join(pods)}: {why}" for why, pods in sorted(whys.items()))
-    return text if text and _held(run, shrinks=False) is None else ""
+    return text if text and held(run, shrinks=False) is None else ""
 
 
 def _names(current: Round, uids: Collection[str]) -> str:
@@ -162,12 +162,12 @@ def judge_size(run: Draft, current: Round) -> Sizing:
     if size == wanted:
         return Sizing(True, False, "AtTarget", f"{size} members, as wanted")
     text = f"{size} of {wanted} wanted members train" if size < wanted else f"{size} members train, {wanted} are wanted"
-    if held := _held(run, shrinks=size > wanted):
-        return Sizing(False, False, held[0], f"{text}; {held[1]}")
+    if why := held(run, shrinks=size > wanted):
+        return Sizing(False, False, why[0], f"{text}; {why[1]}")
     return Sizing(False, True, "Saving", text) if size > wanted else _growth(run, current, text)
 
 
-def _held(run: Draft, *, shrinks: bool) -> tuple[str, str] | None:
+def held(run: Draft, *, shrinks: bool) -> tuple[str, str] | None:
     """Why a round of the wrong size is left alone, if it is."""
     assert run.status.round is not None
     asked = run.status.round.wanted not in (None, run.wanted)

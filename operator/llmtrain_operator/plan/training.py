@@ -9,6 +9,7 @@ from llmtrain_operator.api import FailureStatus
 from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.goodput.history import taken
+from llmtrain_operator.plan.autoscale import steer
 from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.departure import note_departures
@@ -77,6 +78,7 @@ def train(run: Draft) -> None:
     if run.round is None and run.spec.suspend:
         suspend(run)
         return
+    steer(run)
     if run.round is None:
         await_round(run)
     decide(run)
