@@ -2,11 +2,10 @@
 
 from typing import Final
 
-from dashboards.boards.fleet import quantile
 from dashboards.panel import Board, Panel, Query, Row, member, newest
 
 _NAME: Final = "{{namespace}}/{{job}}"
-_STALLS: Final = member("snapshot_stall_seconds_bucket")
+_STALL: Final = member("snapshot_stall_seconds")
 
 _MEMORY: Final = Row(
     "In memory",
@@ -36,9 +35,12 @@ _MEMORY: Final = Row(
             most=600.0,
         ),
         Panel(
-            "Stall of a snapshot, all members",
-            "The same over all members and all recent snapshots.",
-            (Query(quantile(0.5, _STALLS), "median"), Query(quantile(0.99, _STALLS), "99 %")),
+            "Stall of a snapshot by member",
+            "The same as each member has it: the shortest and the longest of the job.",
+            (
+                Query(f"min by (namespace, job) ({_STALL})", f"{_NAME} shortest"),
+                Query(f"max by (namespace, job) ({_STALL})", f"{_NAME} longest"),
+            ),
             unit="s",
             most=600.0,
         ),
@@ -82,12 +84,14 @@ _STORAGE: Final = Row(
             ),
             unit="s",
             most=7200.0,
+            width=6,
         ),
         Panel(
             "Throughput of a save",
             "Size of the newest checkpoint over the time that saving it took.",
             (Query(f"{newest('checkpoint_bytes')} / ({newest('checkpoint_save_seconds')} > 0)", _NAME),),
             unit="Bps",
+            width=6,
         ),
         Panel(
             "Size of a checkpoint",
@@ -95,6 +99,7 @@ _STORAGE: Final = Row(
             (Query(newest("checkpoint_bytes"), _NAME),),
             unit="bytes",
             kind="bars",
+            width=6,
         ),
         Panel(
             "Restore by tier",
@@ -103,6 +108,7 @@ _STORAGE: Final = Row(
             unit="s",
             kind="bars",
             most=3600.0,
+            width=6,
         ),
     ),
 )

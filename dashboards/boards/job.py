@@ -120,7 +120,7 @@ _MEMBERS: Final = Row(
             "Share of each member's time in which its workers wait for data.",
             (Query(f"sum by (member) (rate({member('data_wait_seconds_total')}[$__rate_interval]))", _MEMBER),),
             unit="percentunit",
-            most=64.0,
+            most=1.5,
         ),
         Panel(
             "Step of each member",
