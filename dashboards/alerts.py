@@ -89,7 +89,7 @@ JOBS: Final = (
         "0m",
         "warning",
         f"A worker of {_JOB} hung within the last 30 minutes",
-        "It was killed and the job went on; the incident names the member and keeps the worker's stack.",
+        "It was killed and the job went on; the incident names the member and where it was.",
     ),
     Alert(
         "LLMTrainStraggler",
