@@ -19,6 +19,8 @@ WIRE_VERSION = 1
 
 AgentState = Literal["joining", "running", "succeeded", "failed", "stopped"]
 Action = Literal["wait", "run", "save", "stop"]
+STEP_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0)
+"""Upper ends of the classes of durations that a worker's steps are counted by, in seconds."""
 Phase = Literal["loading", "restoring", "training", "evaluating", "saving", "exporting", "done"]
 
 
@@ -186,10 +188,20 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class Durations:
+    """How long this round's steps have taken, all of them, whether or not their reports arrived. `counts`: steps up to
+    each of `STEP_BOUNDS` and beyond the one before it, the last ones beyond all; `seconds`: of all together."""
+
+    counts: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats.
 
     `pace`: None until it has taken enough steps, and where it cannot be measured. `spent`: None from older trainers.
+    `durations`: for the member's metrics; an agent passes them on to nobody.
     """
 
     rank: int
@@ -211,6 +223,7 @@ class Progress:
     flash: Flash | None = None
     pace: Pace | None = None
     spent: Spent | None = None
+    durations: Durations | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ class Checkpointer:
         self.position = plain.from_json(recalled.state["training"]["position"])
         step, seconds = recalled.edition.step, time.perf_counter() - began
         told = {"restored_step": step, "restored_from": recalled.source, "restore_seconds": seconds}
-        self._teller.tell(**told, skipped=recalled.skipped)
+        self._teller.tell(**told, restored_tier=recalled.tier, skipped=recalled.skipped)
         self._teller.say(f"going on from {recalled.source}, restored in {seconds:.1f} s")
         return step
 
