@@ -60,8 +60,8 @@ REFUSAL_PAUSE = 30.0
 """Seconds before a pod that the API server refused (quota, admission) is tried again."""
 CHILDREN_TRUST = 300.0
 """Seconds after which Service, budget and account are applied again in case someone changed them."""
-_LEDGER_FIELDS = frozenset({"ledger", "ledger_time", "goodput"})
-_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "checkpoint", "flash", "stragglers"}
+_LEDGER_FIELDS = frozenset({"ledger", "accelerator_ledger", "ledger_time", "goodput", "timeline", "tally"})
+_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "history", "checkpoint", "flash", "stragglers"}
 
 
 class Publisher(Protocol):

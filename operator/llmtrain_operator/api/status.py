@@ -70,6 +70,8 @@ class EndingStatus(StatusRecord):
     """The same as a sentence."""
     since: Time
     """When it was decided."""
+    leaving: bool = False
+    """Whether that is because members have to go: a drain."""
 
 
 class HolderStatus(StatusRecord):
@@ -283,6 +285,8 @@ class IncidentStatus(StatusRecord):
     """Safe steps that had to be done again; absent if a script of the user's does not tell where it went on."""
     outcome: Literal["", "Recovered", "Suspended", "Complete", "Failed"] = ""
     """How it ended; empty: it is not over. Only what recovered is judged by the objectives, and what failed."""
+    badput: dict[str, float] = Field(default_factory=dict)
+    """Seconds that it cost, by cause as in the ledger: from the fault until all that was done before is done again."""
 
 
 class RejectionStatus(StatusRecord):
@@ -354,6 +358,62 @@ class ReplacedStatus(StatusRecord):
     """UID of the pod that makes room for another."""
     time: Time
     """When that was decided."""
+
+
+class SegmentStatus(StatusRecord):
+    """A stretch of the job's life that went to one cause."""
+
+    cause: str
+    """What it went to, as in the ledger."""
+    start: float
+    """Seconds from the job's start to its beginning."""
+    seconds: float
+    """How long it lasted."""
+
+
+class HistoryStatus(StatusRecord):
+    """How training went, at up to 96 moments, evenly thinned. All lists are equally long; the newest is the last."""
+
+    times: tuple[float, ...] = ()
+    """Seconds since the job's start."""
+    steps: tuple[int, ...] = ()
+    """Optimizer steps done by then; fewer than before where steps are done again."""
+    losses: tuple[float, ...] = ()
+    """Mean training loss of that step, in nats per token."""
+    step_seconds: tuple[float, ...] = ()
+    """Seconds that it took."""
+
+
+class UnheardStatus(StatusRecord):
+    """The end of a lost round, of which it is not yet known whether more steps were done than were told of."""
+
+    step: int
+    """The last step that was told of."""
+    pace: float
+    """Seconds per step of that round."""
+    seconds: float
+    """How much of the time until the loss was noticed more steps may have taken."""
+    workers: int
+    """Workers of the round."""
+
+
+class TallyStatus(StatusRecord):
+    """What the ledger still has to know of the time that is being booked."""
+
+    round: int = 0
+    """The round that `seconds` are of."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """What the ledger has of this round, by cause: replaced as a whole whenever its members tell more."""
+    lead: float | None = None
+    """Seconds from the round's forming to its workers' start, as far as is known."""
+    cause: str = "starting"
+    """What the time goes to until the round trains: starting, restart, resize or drain."""
+    doing: str = ""
+    """What else is being waited for while there is no round: preflight or waiting."""
+    before: dict[str, float] | None = None
+    """The ledger at the newest fault, until what that cost is known."""
+    unheard: UnheardStatus | None = None
+    """The end of the round before, until this one tells where it went on."""
 
 
 class JobStatus(StatusRecord):
@@ -434,6 +494,16 @@ class JobStatus(StatusRecord):
     """Productive share of the time since the start, suspension not counted, such as 97.3%."""
     ledger: dict[str, float] = Field(default_factory=dict)
     """Seconds of the job's life by what they went to; the sum is the time since the start."""
+    accelerator_ledger: dict[str, float] = Field(default_factory=dict)
+    """The same in accelerator time: seconds times the workers that the job's pods have room for. One whose pod is in no
+    round while others train is idle."""
+    timeline: tuple[SegmentStatus, ...] = ()
+    """The ledger in order of time, without gaps: at most 96 segments. Where there would be more the shortest ones are
+    put together with others of their cause, so that sums stay right and places become rough."""
+    history: HistoryStatus | None = None
+    """Loss and pace over time; absent before the first step."""
+    tally: TallyStatus = TallyStatus()
+    """What the ledger still has to know of the time that is being booked."""
     ledger_time: Time | None = None
     """Up to when the ledger is booked."""
 

@@ -163,10 +163,31 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What a worker's time in this round went to, in seconds that only grow, each counted once: the sum is the time
+    from its start to its last step, or to the last change of its phase.
+
+    `steps`: how many it has done. `stepping`: in these, without its waiting for `data`, and without its standing still
+    for `snapshots` in memory and for `durable` checkpoints. The others are phases.
+    """
+
+    steps: int = 0
+    loading: float = 0.0
+    restoring: float = 0.0
+    stepping: float = 0.0
+    data: float = 0.0
+    snapshots: float = 0.0
+    durable: float = 0.0
+    evaluating: float = 0.0
+    saving: float = 0.0
+    exporting: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats.
 
-    `pace`: None until it has taken enough steps, and where it cannot be measured.
+    `pace`: None until it has taken enough steps, and where it cannot be measured. `spent`: None from older trainers.
     """
 
     rank: int
@@ -187,6 +208,7 @@ class Progress:
     checkpoints: Checkpoints | None = None
     flash: Flash | None = None
     pace: Pace | None = None
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True, slots=True)
