@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from html import escape
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import click
 
 from llmtrain_operator.cli.access import Access, job_options, run
 from llmtrain_operator.cli.completion import job_argument
-from llmtrain_operator.dashboard.feed import Feed
-from llmtrain_operator.dashboard.server import serving
 from llmtrain_operator.local.folder import root
+
+if TYPE_CHECKING:
+    from llmtrain_operator.dashboard.feed import Feed
 
 _LOCAL: Final = "default"
 """The namespace that local runs say they are in."""
@@ -50,7 +51,9 @@ _SCREENS: Final = ("DISPLAY", "WAYLAND_DISPLAY")
 )
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page.")
 @job_options
-def dashboard(name: str | None, *, all_namespaces: bool, port: int, address: str, browser: bool, access: Access) -> None:
+def dashboard(
+    name: str | None, *, all_namespaces: bool, port: int, address: str, browser: bool, access: Access
+) -> None:
     """Show jobs live in a browser: state, loss, goodput, members on nodes, incidents.
 
     The page comes from this command, with your own rights, and only reads; its address has a key that other users of
@@ -70,6 +73,8 @@ def dashboard(name: str | None, *, all_namespaces: bool, port: int, address: str
 
 
 async def _serve(access: Access, name: str | None, namespace: str, address: str, port: int, *, browser: bool) -> None:
+    from llmtrain_operator.dashboard.feed import Feed  # which is made of this package's other modules
+
     async with access.open() as source:
         feed = Feed(source, namespace)
         with _served(feed, address, port) as place:
@@ -81,6 +86,8 @@ async def _serve(access: Access, name: str | None, namespace: str, address: str,
 
 @contextlib.contextmanager
 def _served(feed: Feed, address: str, port: int) -> Iterator[str]:
+    from llmtrain_operator.dashboard.server import serving
+
     with contextlib.ExitStack() as stack:
         try:
             place = stack.enter_context(serving(feed.board, _key(), address, port))

@@ -6,17 +6,23 @@ The shapes are the wire format between server and page; the scripts in `page/` r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from llmtrain_operator.api.status import Condition, FailureStatus, IncidentStatus, JobStatus
+from llmtrain_operator.api.status import (
+    Condition,
+    FailureStatus,
+    HistoryStatus,
+    IncidentStatus,
+    JobStatus,
+    SegmentStatus,
+)
 from llmtrain_operator.cli.report import JobReport, report, seconds
 from llmtrain_operator.cli.view import count, number, pod_state
-from llmtrain_operator.dashboard.series import Point, Shape, joined
+from llmtrain_operator.dashboard.series import Point, Shape, extended, joined
 from llmtrain_operator.state import PodView
 
-S = TypeVar("S", bound=Shape)
 Tone = Literal["good", "busy", "bad", "idle"]
 
 _TONES: Final[Mapping[str, Tone]] = {
@@ -87,14 +93,6 @@ class Member(Shape):
     buddies: tuple[int, ...] = ()
 
 
-class Segment(Shape):
-    """A stretch of the job's life; `start` and `seconds` are in seconds, the first counted from its start."""
-
-    cause: str
-    start: float
-    seconds: float
-
-
 class Fact(Shape):
     """A figure with its name, for people."""
 
@@ -113,7 +111,7 @@ class JobPage(Shape):
     incidents: tuple[IncidentStatus, ...] = ()
     failure: FailureStatus | None = None
     ledger: Mapping[str, float] = {}
-    timeline: tuple[Segment, ...] = ()
+    timeline: tuple[SegmentStatus, ...] = ()
     history: tuple[Point, ...] = ()
 
 
@@ -136,7 +134,7 @@ def page(job: Mapping[str, Any], pods: Iterable[PodView] = (), seen: Sequence[Po
         each = report(job, pods)
     except ValueError as error:
         return JobPage(row=_unreadable(job, str(error)))
-    status, raw = each.status, job.get("status") or {}
+    status = each.status
     return JobPage(
         row=_row(each),
         started=seconds(status.start_time) if status.start_time else None,
@@ -146,8 +144,8 @@ def page(job: Mapping[str, Any], pods: Iterable[PodView] = (), seen: Sequence[Po
         incidents=status.incidents,
         failure=status.last_failure,
         ledger=status.ledger,
-        timeline=_readable(Segment, raw.get("timeline")),
-        history=joined(_readable(Point, raw.get("history")), seen),
+        timeline=status.timeline,
+        history=joined(_recorded(status.history), seen),
     )
 
 
@@ -260,9 +258,10 @@ def _member_tone(pod: PodView) -> Tone:
     return "idle" if pod.phase == "Succeeded" else "good"
 
 
-def _readable(shape: type[S], items: Any) -> tuple[S, ...]:
-    """The items, none if an operator of another version writes them in another way."""
-    try:
-        return TypeAdapter(tuple[shape, ...]).validate_python(items or ())  # type: ignore[valid-type]
-    except ValidationError:
-        return ()
+def _recorded(history: HistoryStatus | None) -> tuple[Point, ...]:
+    """What the operator has recorded, as a curve over steps: what was done again counts as it went the last time."""
+    curve: tuple[Point, ...] = ()
+    if history:
+        for step, loss, length in zip(history.steps, history.losses, history.step_seconds, strict=False):
+            curve = extended(curve, Point(step=step, loss=loss, step_seconds=length))
+    return curve

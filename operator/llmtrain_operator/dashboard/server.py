@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
     timeout = _SLOWEST
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
+    def do_GET(self) -> None:
         """Answer, if the address has the key and the name is this machine's."""
         address = urlsplit(self.path)
         _, key, *rest = [*address.path.split("/", 2), ""][:3]

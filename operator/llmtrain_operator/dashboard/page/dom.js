@@ -17,18 +17,15 @@ export function patch(parent, wanted) {
   const old = [...parent.childNodes];
   const keyed = new Map(old.filter((node) => keyOf(node) !== undefined).map((node) => [keyOf(node), node]));
   const others = old.filter((node) => keyOf(node) === undefined);
+  const nodes = list.map((child) => reuse(child, keyed, others) ?? create(child));
+  const kept = new Set(nodes);
+  for (const node of old) if (!kept.has(node)) node.remove();
   let place = parent.firstChild;
-  for (const child of list) {
-    const node = reuse(child, keyed, others) ?? create(child);
+  nodes.forEach((node, i) => {
     if (node === place) place = place.nextSibling;
     else parent.insertBefore(node, place);
-    update(node, child);
-  }
-  while (place) {
-    const next = place.nextSibling;
-    place.remove();
-    place = next;
-  }
+    update(node, list[i]);
+  });
 }
 
 const keyOf = (node) => known.get(node)?.attributes.key;

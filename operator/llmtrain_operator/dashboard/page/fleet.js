@@ -17,7 +17,7 @@ export function fleet(stream, redraw) {
     h("div", { class: "bar", key: "bar" },
       h("h1", null, "Jobs"),
       h("input", {
-        type: "search", placeholder: "filter by name or state", "aria-label": "Filter jobs",
+        type: "search", placeholder: "filter by name or state", "aria-label": "Filter jobs", value: filter,
         oninput: (event) => { filter = event.target.value; redraw(); },
       }),
       h("p", { class: "quiet", role: "status" }, summary(stream, rows, found))),

@@ -29,7 +29,6 @@ export class Stream {
     this.job = job;
     this.stop();
     if (document.hidden) return;
-    this.whole = true;
     this.heard = Date.now();
     this.source = new EventSource(`news?job=${encodeURIComponent(job)}`);
     this.source.onmessage = (event) => this.take(JSON.parse(event.data));
