@@ -24,7 +24,15 @@ def progress(step: int, **more: Any) -> dict[str, Any]:
 def trained(step: int, **more: Any) -> dict[str, Any]:
     """A job of two members on two nodes, after an incident."""
     members = [
-        {"index": i, "incarnation": 1, "pod": f"gpt-{i}-1", "uid": f"pod-{i}", "host": "h", "storePort": 1, "buddies": [1 - i]}
+        {
+            "index": i,
+            "incarnation": 1,
+            "pod": f"gpt-{i}-1",
+            "uid": f"pod-{i}",
+            "host": "h",
+            "storePort": 1,
+            "buddies": [1 - i],
+        }
         for i in range(2)
     ]
     status = {
@@ -95,24 +103,37 @@ def test_the_list_follows_the_jobs_without_a_reload(stage: Stage, url: str, open
     tab = open_tab(url)
     tab.shows("There are no jobs here yet")
     tab.page.evaluate("window.stays = true")
-    bad = {"type": "Durable", "status": "False", "reason": "NoStorage", "message": "set storage", "lastTransitionTime": NOW}
+    bad = {
+        "type": "Durable",
+        "status": "False",
+        "reason": "NoStorage",
+        "message": "set storage",
+        "lastTransitionTime": NOW,
+    }
     stage.put(trained(40))
     stage.put(job("other", state="Pending", conditions=[bad]))
     tab.shows("40/100", "90.0%", "3m12s", "2/2", "NoStorage", "2 jobs, 1 running", "live")
     tab.page.get_by_label("Filter jobs").fill("gpt run")
-    tab.until("document.querySelectorAll('tbody tr').length === 1")
+    tab.counts("tbody tr", 1)
     stage.put(trained(60))
     tab.shows("60/100")
     assert tab.page.get_by_label("Filter jobs").input_value() == "gpt run"
     tab.page.get_by_label("Filter jobs").fill("")
     stage.remove("gpt")
-    tab.until("document.querySelectorAll('tbody tr').length === 1 && !document.body.innerText.includes('gpt')")
+    tab.lacks("gpt")
+    tab.counts("tbody tr", 1)
     assert tab.page.evaluate("window.stays")
 
 
 def test_a_job_s_page_tells_everything(stage: Stage, url: str, open_tab: Callable[..., Tab]) -> None:
     """Curves from the operator's record and from what was seen since, time by cause, members, incidents, failure."""
-    failure = {"reason": "WorkerKilled", "message": "signal 9", "traceback": "Traceback\n  boom", "member": 1, "step": 20}
+    failure = {
+        "reason": "WorkerKilled",
+        "message": "signal 9",
+        "traceback": "Traceback\n  boom",
+        "member": 1,
+        "step": 20,
+    }
     stage.put(trained(40, lastFailure=failure), pod(0, "node-a"), pod(1, "node-b"))
     tab = open_tab(url)
     tab.page.get_by_role("link", name="gpt").click()
@@ -122,9 +143,12 @@ def test_a_job_s_page_tells_everything(stage: Stage, url: str, open_tab: Callabl
     assert "3.8 at step 10, 3.2 at step 40" in (tab.page.locator("svg.chart").first.get_attribute("aria-label") or "")
     tab.page.get_by_text("Traceback", exact=True).click()
     tab.shows("boom")
-    stage.put(trained(70, lastFailure=failure, incidents=[incident(1), incident(2, reason="PodLost", outcome="")]), pod(1, "node-b"))
+    stage.put(
+        trained(70, lastFailure=failure, incidents=[incident(1), incident(2, reason="PodLost", outcome="")]),
+        pod(1, "node-b"),
+    )
     tab.shows("step 70/100 (70%)", "PodLost")
-    tab.until("!document.body.innerText.includes('node-a')")
+    tab.lacks("node-a")
     tab.shows("boom")  # what was opened stays open
     tab.page.locator("svg.chart").first.focus()
     tab.page.keyboard.press("Home")
@@ -165,7 +189,9 @@ def test_what_is_wrong_is_said_with_the_remedy(stage: Stage, url: str, open_tab:
     tab = open_tab(url)
     tab.shows("40/100")
     stage.error = Unavailable("list /apis: Cannot connect")
-    tab.shows("No answer from the cluster", "$KUBECONFIG (or --kubeconfig, --context) right?", "40/100", "not up to date")
+    tab.shows(
+        "No answer from the cluster", "$KUBECONFIG (or --kubeconfig, --context) right?", "40/100", "not up to date"
+    )
     stage.error = Rejected('llmtrainjobs is forbidden: User "x" cannot list (HTTP 403)')
     tab.shows("No right to see this", "the roles view, edit and admin")
     stage.error = Rejected("the server could not find the requested resource (HTTP 404)")
@@ -173,7 +199,7 @@ def test_what_is_wrong_is_said_with_the_remedy(stage: Stage, url: str, open_tab:
     stage.error = None
     stage.put(trained(60))
     tab.shows("60/100", "live")
-    assert tab.page.locator(".problem").count() == 0
+    tab.counts(".problem", 0)
 
 
 def test_an_open_page_goes_on_after_the_command_was_started_again(stage: Stage, open_tab: Callable[..., Tab]) -> None:
@@ -188,7 +214,7 @@ def test_an_open_page_goes_on_after_the_command_was_started_again(stage: Stage, 
     stage.put(job("next", progress=progress(5)))
     with shown(stage, int(url.split(":")[2].split("/")[0])):
         tab.shows("5/100", "live")
-        tab.until("!document.body.innerText.includes('gpt')")
+        tab.lacks("gpt")
         assert tab.page.evaluate("window.stays")
 
 
@@ -219,5 +245,7 @@ def test_light_and_dark_are_the_browser_s_choice(
     tab.shows("node-a")
     assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
     assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), json.dumps(
-        tab.page.evaluate("[...document.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.className)")
+        tab.page.evaluate(
+            "[...document.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.className)"
+        )
     )

@@ -8,13 +8,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
 _LOST = "net::ERR_"
@@ -46,16 +44,18 @@ class Tab:
         for text in texts:
             self.page.get_by_text(text).filter(visible=True).first.wait_for()
 
-    def until(self, script: str, argument: Any = None) -> None:
-        """Wait until a script says yes."""
-        self.page.wait_for_function(script, arg=argument)
+    def lacks(self, text: str) -> None:
+        """Wait until this is nowhere."""
+        expect(self.page.locator("body")).not_to_contain_text(text, timeout=PATIENCE)
+
+    def counts(self, selector: str, number: int) -> None:
+        """Wait until there are so many elements."""
+        expect(self.page.locator(selector)).to_have_count(number, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """The browser."""
-    from playwright.sync_api import sync_playwright
-
     program = shutil.which("chromium")
     assert program, "there is no chromium: `make browser`"
     with sync_playwright() as playwright:

@@ -49,7 +49,7 @@ function table(rows) {
 function line(row) {
   const figure = (text) => h("td", { class: "figure" }, text);
   return h("tr", { key: row.key },
-    h("th", { scope: "row" }, h("a", { href: link(row.key) }, row.name), h("span", { class: "quiet" }, ` ${row.namespace}`)),
+    h("th", { scope: "row" }, h("a", { href: link(row) }, row.name), h("span", { class: "quiet" }, ` ${row.namespace}`)),
     h("td", null, badge(row.state, row.tone), row.bad.map((one) => h("span", { class: "warning", title: one.message }, one.reason))),
     figure(row.nodes),
     h("td", { class: "figure" }, steps(row), row.maxSteps ? bar(row) : null),
@@ -58,7 +58,7 @@ function line(row) {
 }
 
 /** Where a job's page is. */
-export const link = (key) => `#/${key.split("/").map(encodeURIComponent).join("/")}`;
+const link = (row) => `#/${encodeURIComponent(row.namespace)}/${encodeURIComponent(row.name)}`;
 
 /** A word with the colour of how good that is. */
 export const badge = (text, tone) => h("span", { class: `badge ${tone}` }, text);
