@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llmtrain_operator.cli.access import INTERVAL, explain
 from llmtrain_operator.cli.source import JobSource
 from llmtrain_operator.dashboard.board import Board
 from llmtrain_operator.dashboard.look import Look, Problem
-from llmtrain_operator.dashboard.model import JobPage, JobRow, key_of, page, point, row
+from llmtrain_operator.dashboard.model import JobPage, key_of, page, point, row
 from llmtrain_operator.dashboard.series import Point, extended
 from llmtrain_operator.ports import Conflict, Rejected, Unavailable
+from llmtrain_operator.state import PodView
 
 MOST_JOBS: Final = 1000
 """Rows of the list; of more jobs than that only the newest are shown."""
@@ -59,22 +60,30 @@ class Feed:
         self._awaited.clear()
 
     async def _look(self, wanted: frozenset[str]) -> Look:
+        last = self._last
         try:
             jobs = await self._source.jobs(self._namespace)
-            newest = sorted(jobs, key=lambda job: str(job["metadata"]["creationTimestamp"]))[-MOST_JOBS:]
-            known = {key_of(job): job for job in jobs}
-            pages = {key: await self._page(known.get(key)) for key in wanted}
         except (Unavailable, Rejected, Conflict) as error:
-            return Look(self._last.rows, self._last.total, self._last.pages, problem_of(error), self._last.complete)
-        rows: dict[str, JobRow] = {key_of(job): row(job) for job in newest}
-        return Look(rows, len(jobs), pages, None, complete=True)
+            return Look(last.rows, last.total, last.pages, problem_of(error), last.complete)
+        known = {key_of(job): job for job in jobs}
+        newest = sorted(jobs, key=lambda job: str(job["metadata"]["creationTimestamp"]))[-MOST_JOBS:]
+        pages: dict[str, JobPage | None] = {}
+        problem = None
+        for key in wanted:
+            pods, trouble = await self._pods(known[key]) if key in known else ((), None)
+            pages[key] = self._page(known[key], pods) if key in known else None
+            problem = problem or trouble
+        return Look({key_of(job): row(job) for job in newest}, len(jobs), pages, problem, complete=True)
 
-    async def _page(self, job: Mapping[str, Any] | None) -> JobPage | None:
-        if job is None:
-            return None
-        metadata = job["metadata"]
-        pods = await self._source.pods(metadata["namespace"], metadata["name"])
-        return page(job, pods, self._curve(str(metadata["uid"]), point(job)))
+    async def _pods(self, job: Mapping[str, Any]) -> tuple[Sequence[PodView], Problem | None]:
+        """The job's pods, or why they cannot be seen: the rest of the page can."""
+        try:
+            return await self._source.pods(job["metadata"]["namespace"], job["metadata"]["name"]), None
+        except (Unavailable, Rejected, Conflict) as error:
+            return (), problem_of(error)
+
+    def _page(self, job: Mapping[str, Any], pods: Sequence[PodView]) -> JobPage:
+        return page(job, pods, self._curve(str(job["metadata"]["uid"]), point(job)))
 
     def _curve(self, uid: str, now: Point | None) -> tuple[Point, ...]:
         """What was seen of a job so far, for the jobs whose pages were read last."""

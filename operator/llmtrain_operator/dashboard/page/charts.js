@@ -62,8 +62,23 @@ export function timeline({ segments, marks, width }) {
     }, h("title", null, `${words(segment.cause)}: ${duration(segment.seconds)}, from ${duration(segment.start)} on`))),
     marks.filter((mark) => mark.x >= 0 && mark.x <= end).map((mark) =>
       h("path", { class: "flag", d: `M${x(mark.x)} ${top - 1}l-5 -10h10z` }, h("title", null, mark.text))),
-    ticks(0, end || 1, Math.max(2, Math.floor(width / 110))).map((value) =>
-      h("text", { class: `tick ${value ? "middle" : ""}`, x: x(value), y: 70 }, duration(value))));
+    times(end || 1, Math.max(2, Math.floor(width / 110))).map((value) =>
+      h("text", { class: `tick ${value === 0 ? "" : x(value) > width - 30 ? "end" : "middle"}`, x: x(value), y: 70 }, duration(value))));
+}
+
+/** How an incident went: until it was noticed, until the next round, until the next step. */
+export function course({ detectSeconds, roundSeconds, trainSeconds }) {
+  const [width, height] = [120, 12];
+  const ends = [["noticed", detectSeconds, "detect"], ["next round", roundSeconds, "restart"], ["next step", trainSeconds, "productive"]]
+    .filter(([, seconds]) => seconds !== null);
+  const x = scale(0, Math.max(...ends.map(([, seconds]) => seconds), 0.1), 0, width);
+  const text = `Since the fault: ${ends.map(([what, seconds]) => `${what} after ${duration(seconds)}`).join(", ")}`;
+  return h("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text },
+    ends.map(([, seconds, cause], i) => {
+      const from = x(i ? ends[i - 1][1] : 0);
+      return h("rect", { class: `cause of-${cause}`, x: from, y: 0, width: Math.max(0, x(seconds) - from), height });
+    }),
+    h("title", null, text));
 }
 
 /** Legend of the timeline and table of the causes, the largest first. */
@@ -102,6 +117,13 @@ function ticks(from, to, most) {
   const first = Math.ceil(from / step);
   const count = Math.floor(to / step + 1e-9) - first + 1;
   return Array.from({ length: Math.max(1, count) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+/** Round times for an axis from 0 to `to` seconds. */
+function times(to, most) {
+  const sizes = [1, 2, 5, 10, 15, 30].flatMap((n) => [n, 60 * n, 3600 * n]).concat(86400, 172800, 432000, 864000).sort((a, b) => a - b);
+  const step = sizes.find((size) => to / size <= most) ?? to / most;
+  return Array.from({ length: Math.floor(to / step) + 1 }, (_, i) => i * step);
 }
 
 function nearest(points, value) {

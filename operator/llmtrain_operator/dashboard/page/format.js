@@ -6,9 +6,10 @@ export function number(value) {
   return Number.isInteger(value) ? value.toLocaleString("en") : Number(value.toPrecision(4)).toString();
 }
 
-/** Seconds in at most two units: 0.4s, 12s, 3m12s, 5h07m, 3d04h. */
+/** Seconds in at most two units: 0s, 0.4s, 12s, 3m12s, 5h07m, 3d04h. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
+  if (seconds === 0) return "0s";
   if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)}s`;
   const whole = Math.round(seconds);
   const two = (value) => String(value).padStart(2, "0");
@@ -31,7 +32,7 @@ export const percent = (share) => `${(100 * share).toFixed(1)}%`;
 export function clock(text) {
   const time = new Date(text);
   if (Number.isNaN(time.getTime())) return text;
-  const day = time.toDateString() === new Date().toDateString() ? "" : `${time.toISOString().slice(0, 10)} `;
+  const day = time.toDateString() === new Date().toDateString() ? "" : `${time.toLocaleDateString("sv")} `; // YYYY-MM-DD
   return day + time.toTimeString().slice(0, 8);
 }
 
