@@ -28,6 +28,8 @@ PROGRAMS = {
 _IMAGE_PROGRAMS = {"mmdebstrap", "buildah"}
 # Only the tests of boards and alerts need these, and the pictures.
 _MONITORING_PROGRAMS = {"prometheus", "promtool"}
+# Only tests of the live page need it: program -> Debian package.
+BROWSER = {"chromium": "chromium"}
 _INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 _INOTIFY_INSTANCES = 8192
 SERVICES = Path("/etc/systemd/system")
@@ -83,9 +85,9 @@ def raise_inotify_limit(say: Callable[[str], None], limit: Path = _INOTIFY_LIMIT
         say(f"{limit} is low and cannot be set: more than about ten nodes may not start")
 
 
-def install_packages(say: Callable[[str], None]) -> None:
-    """Install the Debian packages that are missing; DevclusterError where that is not possible."""
-    packages = missing_packages(PROGRAMS)
+def install_packages(say: Callable[[str], None], programs: dict[str, str] = PROGRAMS) -> None:
+    """Install the Debian packages of the programs that are missing; DevclusterError where that is not possible."""
+    packages = missing_packages(programs)
     if not packages:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]

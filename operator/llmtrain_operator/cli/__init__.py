@@ -12,6 +12,7 @@ from llmtrain_operator.cli.chaos import chaos
 from llmtrain_operator.cli.checkpoints import checkpoints
 from llmtrain_operator.cli.completion import completion
 from llmtrain_operator.cli.control import resume, suspend
+from llmtrain_operator.cli.dashboard import dashboard
 from llmtrain_operator.cli.estimate import estimate_command
 from llmtrain_operator.cli.events import events
 from llmtrain_operator.cli.explain import explain
@@ -32,6 +33,6 @@ def main() -> None:
 
 for _command in (
     *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints, chaos),
-    *(local, estimate_command, validate, crd, support_bundle, completion),
+    *(dashboard, estimate_command, local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)
