@@ -163,6 +163,16 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracking:
+    """What rank 0 knows of its trackers. `kept`: any has kept something. `error` and `reason`: what is wrong with some
+    of them, empty where nothing is."""
+
+    kept: bool = False
+    reason: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats.
 
@@ -187,6 +197,7 @@ class Progress:
     checkpoints: Checkpoints | None = None
     flash: Flash | None = None
     pace: Pace | None = None
+    tracking: Tracking | None = None
 
 
 @dataclass(frozen=True, slots=True)

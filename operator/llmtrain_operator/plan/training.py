@@ -23,6 +23,7 @@ from llmtrain_operator.plan.preflight import inspect, resting
 from llmtrain_operator.plan.resize import decide, drained, left, over, part
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
 from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler, say_whether_straggling
+from llmtrain_operator.plan.tracking import note_tracking
 from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 _UNHEARD_GRACE = 1
@@ -91,6 +92,7 @@ def _take_in(run: Draft) -> None:
     note_checkpoints(run)
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
     note_stragglers(run)
+    note_tracking(run)
 
 
 def _follow(run: Draft) -> None:
