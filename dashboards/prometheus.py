@@ -58,9 +58,7 @@ class Prometheus:
     def query(self, expr: str, at: float | None = None) -> list[Series]:
         """The newest values, or those of a moment. Raises PrometheusError."""
         when = {} if at is None else {"time": str(at)}
-        return [
-            Series(each["metric"], (_point(each["value"]),)) for each in self._ask("query", {"query": expr} | when)
-        ]
+        return [Series(each["metric"], (_point(each["value"]),)) for each in self._ask("query", {"query": expr} | when)]
 
     def query_range(self, expr: str, start: float, end: float, step: float) -> list[Series]:
         """Values every `step` seconds. Raises PrometheusError."""

@@ -24,6 +24,7 @@ ConditionType = Literal[
     "Protected",
     "Degraded",
     "Straggling",
+    "Tracked",
     "ObjectivesMet",
     "PreflightPassed",
     "Fits",

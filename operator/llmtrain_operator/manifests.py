@@ -274,6 +274,7 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
     return [{"name": name, "value": value} for name, value in values.items()] + [
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in downward.items()),
         *places.s3_environment(spec),
+        *places.tracker_environment(spec),
     ]
 
 

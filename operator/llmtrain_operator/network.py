@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from llmtrain_operator import places
 from llmtrain_operator.api import JobSpec
+from llmtrain_operator.api.tracking import WeightsAndBiases
+from llmtrain_operator.contract import uris
 
 Rule = Mapping[str, Any]
 """A NetworkPolicyEgressRule, as in manifests."""
@@ -31,7 +33,7 @@ def policy_spec(members: Mapping[str, str], spec: JobSpec, granted: Sequence[Rul
         **each_other,
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [each_other]}],
-        "egress": [{"to": [each_other]}, *storage_rules(spec), *hub_rules(spec), *granted],
+        "egress": [{"to": [each_other]}, *storage_rules(spec), *hub_rules(spec), *tracker_rules(spec), *granted],
     }
 
 
@@ -57,6 +59,19 @@ def hub_rules(spec: JobSpec) -> list[dict[str, Any]]:
     A hub that answers elsewhere than at port 443 (HF_ENDPOINT) has to be granted by the installation.
     """
     return [_any_address(_HTTPS)] if places.from_hub(spec) else []
+
+
+def tracker_rules(spec: JobSpec) -> list[dict[str, Any]]:
+    """What lets rank 0, which any member may be, reach the servers of experiment trackers."""
+    given = spec.tracking
+    if given is None:
+        return []
+    online = [each for each in (given.wandb, given.swanlab) if each and each.mode == "online"]
+    servers = [each.base_url if isinstance(each, WeightsAndBiases) else each.host for each in online]
+    if given.mlflow and uris.is_web(given.mlflow.tracking_uri):
+        servers.append(given.mlflow.tracking_uri)
+    rules = [_to_server(server) if server else _any_address(_HTTPS) for server in servers]
+    return [rule for number, rule in enumerate(rules) if rule not in rules[:number]]
 
 
 def _to_server(endpoint: str) -> dict[str, Any]:

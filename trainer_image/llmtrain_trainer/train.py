@@ -38,6 +38,7 @@ from llmtrain_trainer.progress import Reporter, is_worth_a_line, step_line
 from llmtrain_trainer.signals import Wishes
 from llmtrain_trainer.spikes import Spikes
 from llmtrain_trainer.steplog import StepLog
+from llmtrain_trainer.trackers.tracking import Tracking
 
 
 class Trainer:
@@ -91,6 +92,7 @@ class Trainer:
         self.guard = DivergenceGuard(
             self.samples, spikes, self.engine.skipped_steps, begin.skipped_in_a_row, begin.loss
         )
+        self.tracking = Tracking(self.config, self.worker, self.reporter, begin, os.environ.get(names.ENV_JOB_UID, ""))
         self.reporter.update(
             step=begin.step,
             epoch=self.order.epoch(begin.step * self.plan.global_batch),
@@ -114,14 +116,19 @@ class Trainer:
                     loss, votes = self.step(step, micro_batches)
                 self.report(step + 1, loss, time.perf_counter() - started, prefetched.waited)
                 # Step boundary: weights, optimizer and data position agree on all workers.
-                if every and (step + 1) % every == 0 and step + 1 < training.max_steps and not votes.stop:
-                    self.evaluate()
+                evaluates = bool(every and (step + 1) % every == 0 and not votes.stop)
+                if step + 1 < training.max_steps:  # the last step's is below
+                    if evaluates:
+                        self.evaluate()
+                    self.tracking.note(evaluates, votes.tracked, suspect=self.guard.suspects)
                 if self.keeper.settle(votes, self.standing):
                     return names.EXIT_STOPPED
         self.spending.turn("exporting")
         self.evaluate()
+        self.tracking.note(True, 0, suspect=False)
         self.keeper.finish(self.standing())
         self.export()
+        self.tracking.close()
         self.reporter.update(phase="done")
         return 0
 
@@ -138,10 +145,14 @@ class Trainer:
             self.keeper.before_update()
             self.engine.step()
             summed += loss.detach()
-        loss_sum, *votes = self.worker.sums(summed, *self.keeper.votes(step + 1).values())
+        loss_sum, *votes = self.worker.sums(summed, *self.votes(step + 1).values())
         mean = loss_sum / self.speed.tokens
         self.guard.check(step + 1, mean, self.engine.skipped_steps)
         return mean, Votes.of(votes).without_saving() if self.guard.suspects else Votes.of(votes)
+
+    def votes(self, step: int) -> Votes:
+        """This worker's votes on what to do after `step`."""
+        return dataclasses.replace(self.keeper.votes(step), tracked=self.tracking.kept)
 
     def samples(self, first: int, last: int) -> wire.Samples:
         """Those of the steps `first` to `last`, counted from 1; of this round's, that is: others are behind us."""
@@ -154,7 +165,7 @@ class Trainer:
         progress, course = self.reporter.progress, self.order.course
         consumed = progress.step * self.plan.global_batch
         position = course.place(consumed)
-        return dataclasses.replace(
+        standing = dataclasses.replace(
             Standing.begin(self.config, self.dataset.digest),
             step=progress.step,
             position=position,
@@ -164,6 +175,7 @@ class Trainer:
             perplexity=progress.perplexity,
             **self.guard.standing(),
         )
+        return self.tracking.carry(standing)
 
     def report(self, step: int, loss: float, seconds: float, waited: float) -> None:
         """Tell the agent, and now and then the log, about the step just done."""

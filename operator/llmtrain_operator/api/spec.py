@@ -15,6 +15,7 @@ from llmtrain_operator.api.autoscale import Autoscale
 from llmtrain_operator.api.checkpoint import Checkpoint
 from llmtrain_operator.api.record import Record, Rule
 from llmtrain_operator.api.scheduling import Scheduling
+from llmtrain_operator.api.tracking import Tracking
 from llmtrain_operator.api.types import (
     CLAIM,
     Count,
@@ -361,6 +362,12 @@ class JobSpec(Record):
             lambda s: not s.autoscale.enabled or s.nodes.min < s.nodes.maximum,
             "autoscale.enabled",
         ),
+        Rule(
+            "!has(self.entrypoint) || !has(self.tracking)",
+            "tracking is the reference trainer's: a script of your own calls its tracker itself",
+            lambda s: s.entrypoint is None or s.tracking is None,
+            "tracking",
+        ),
     )
 
     suspend: bool = False
@@ -389,6 +396,8 @@ class JobSpec(Record):
     """How the members are placed and queued."""
     recovery: Recovery = Recovery()
     """What is done about failures."""
+    tracking: Tracking | None = None
+    """Experiment trackers that training is shown in. Default: none."""
     output: Place | None = None
     """Where the finished model goes (Hugging Face safetensors and tokenizer): a path, file:/// or pvc://claim/path."""
     template: FreeForm = Field(default_factory=dict)

@@ -23,7 +23,7 @@ class Condition(StatusRecord):
 
     type: Annotated[str, Field(max_length=316)]
     """What it is about: Valid, Scheduled, Running, Recovering, Resizing, Suspended, Complete, Failed, Durable,
-    Protected, Degraded, Straggling, ObjectivesMet, PreflightPassed, Fits, Autoscaled."""
+    Protected, Degraded, Straggling, Tracked, ObjectivesMet, PreflightPassed, Fits, Autoscaled."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]

@@ -34,6 +34,7 @@ _TELLING: Final = {
     "PreflightPassed": "False",
     "Fits": "False",
     "Straggling": "True",
+    "Tracked": "False",
 }
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LAST_EVENTS: Final = 5

@@ -197,6 +197,16 @@ class Durations:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracking:
+    """What rank 0 knows of its trackers. `kept`: any has kept something. `error` and `reason`: what is wrong with some
+    of them, empty where nothing is."""
+
+    kept: bool = False
+    reason: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats.
 
@@ -224,6 +234,7 @@ class Progress:
     pace: Pace | None = None
     spent: Spent | None = None
     durations: Durations | None = None
+    tracking: Tracking | None = None
 
 
 @dataclass(frozen=True, slots=True)

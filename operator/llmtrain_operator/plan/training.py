@@ -26,6 +26,7 @@ from llmtrain_operator.plan.preflight import inspect, resting
 from llmtrain_operator.plan.resize import decide, drained, left, over, part
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
 from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler, say_whether_straggling
+from llmtrain_operator.plan.tracking import note_tracking
 from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 _UNHEARD_GRACE = 1
@@ -99,6 +100,7 @@ def _take_in(run: Draft) -> None:
         lived = run.now - seconds(run.status.start_time)
         run.set(history=taken(run.status.history, run.status.progress, lived))
     note_stragglers(run)
+    note_tracking(run)
 
 
 def _follow(run: Draft) -> None:
