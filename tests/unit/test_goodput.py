@@ -139,7 +139,7 @@ def _told(segments) -> list[tuple[str, float]]:
 
 
 def test_time_is_drawn_where_it_was_spent() -> None:
-    """New time comes at the end, and goes on with what was there; what turns out to be otherwise is taken from there."""
+    """New time comes at the end; what turns out to be otherwise is taken from there."""
     first = timeline.grown((), {}, {"starting": 2.0, "productive": 5.0})
     second = timeline.grown(first, {"starting": 2.0, "productive": 5.0}, {"starting": 2.0, "productive": 9.0})
     assert _told(second) == [("starting", 2.0), ("productive", 9.0)]

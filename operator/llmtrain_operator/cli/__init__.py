@@ -16,6 +16,7 @@ from llmtrain_operator.cli.dashboard import dashboard
 from llmtrain_operator.cli.estimate import estimate_command
 from llmtrain_operator.cli.events import events
 from llmtrain_operator.cli.explain import explain
+from llmtrain_operator.cli.goodput import goodput
 from llmtrain_operator.cli.incidents import incidents
 from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 for _command in (
-    *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints, chaos),
-    *(dashboard, estimate_command, local, validate, crd, support_bundle, completion),
+    *(status, logs, events, incidents, goodput, dashboard, explain, scale, suspend, resume, checkpoints, chaos),
+    *(estimate_command, local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)

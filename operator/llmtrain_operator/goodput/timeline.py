@@ -82,12 +82,9 @@ def _gathered(segments: Segments) -> Segments:
     _, first, second = best
     cause = segments[first][0]
     both = cause, segments[first][1] + segments[second][1]
-    stays = first if segments[first][1] >= segments[second][1] else second
-    return [
-        both if index == stays else each
-        for index, each in enumerate(segments)
-        if index == stays or index not in best[1:]
-    ]
+    first_stays = segments[first][1] >= segments[second][1]
+    stays, goes = (first, second) if first_stays else (second, first)
+    return [both if index == stays else each for index, each in enumerate(segments) if index != goes]
 
 
 def _placed(segments: Segments) -> tuple[SegmentStatus, ...]:
