@@ -30,8 +30,8 @@ Pool = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A job among others. `claim`: with as many members as it has asked for as its cap. `most`: how many it could ask
-    for; the same where it does not scale itself. `placed`: its pods that have nodes, in order of their indexes, and then
-    those that are being deleted."""
+    for; the same where it does not scale itself. `placed`: its pods that have nodes, in order of their indexes, and
+    then those that are being deleted."""
 
     claim: Claim
     needs: Needs

@@ -2,8 +2,8 @@
 
 Only the scheduler knows all that counts: quotas, affinities, what others have claimed, and whether an autoscaler of
 nodes will bring one. So a job that would gain from more members asks for them, and takes them back if they get no
-node in time. A pod that waits takes nothing and holds up nobody: the round goes on. Those that get nodes are wanted then,
-and are members like any others.
+node in time. A pod that waits takes nothing and holds up nobody: the round goes on. Those that get nodes are wanted
+then, and are members like any others.
 """
 
 from __future__ import annotations
