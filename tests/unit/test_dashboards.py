@@ -12,9 +12,8 @@ import yaml
 from dashboards import alerts, grafana, shipped
 from dashboards.boards import BOARDS
 from dashboards.panel import Board, Panel, filled, job, metrics
-from llmtrain_operator.metrics import Metrics, jobs
 from tests.support.chart import render
-from tests.support.exported import MEMBER_METRICS, exported
+from tests.support.exported import exported
 
 ROOT = Path(__file__).parents[2]
 PANELS = [pytest.param(board, panel, id=f"{board.name}: {panel.title}") for board in BOARDS for panel in board.panels]
@@ -46,7 +45,7 @@ def test_every_query_asks_for_metrics_that_are_exported(board: Board, panel: Pan
     """A name that is spelt wrongly gives an empty panel, and no error."""
     for query in panel.queries:
         assert metrics(query.expr)
-        assert metrics(query.expr) <= exported() | MEMBER_METRICS
+        assert metrics(query.expr) <= exported()
         assert set(re.findall(r"\$(\w+)", query.expr)) <= VARIABLES
 
 
@@ -145,10 +144,3 @@ def test_variables_are_replaced_and_unknown_ones_are_not_left_over():
     )
     with pytest.raises(KeyError):
         filled("$nothing", {})
-
-
-def test_the_list_of_exported_metrics_is_that_of_the_operator():
-    """So that a query cannot pass because a test made its metric up."""
-    assert {f"llmtrain_job_{each.name}" for each in (*jobs.SERIES, *jobs.LABELLED)} <= exported()
-    text = Metrics().text().decode()
-    assert {f"{name}" for name in re.findall(r"^# TYPE (llmtrain_\w+) gauge", text, re.MULTILINE)} <= exported()

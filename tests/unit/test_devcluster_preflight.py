@@ -37,7 +37,7 @@ def test_a_service_that_nobody_asked_for_is_not_started(tmp_path):
 
 def test_a_cluster_starts_without_what_only_tests_and_images_need(monkeypatch):
     """Prometheus is none of a cluster's business."""
-    monkeypatch.setattr(preflight.shutil, "which", lambda program, path: None)
+    monkeypatch.setattr(preflight.shutil, "which", lambda *_, **__: None)
     with pytest.raises(DevclusterError) as caught:
         preflight.check_machine()
     assert "crun" in str(caught.value)
