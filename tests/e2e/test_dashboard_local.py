@@ -5,7 +5,6 @@ With LLMTRAIN_PICTURE=FILE the run trains for longer, and the page is drawn into
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -53,11 +52,10 @@ def test_an_incident_shows_while_it_happens(run: Local, address: str, open_tab: 
     run.until_training()
     tab.shows("nats per token", "j-0-1", "None: no round was lost.")
     tab.page.evaluate("window.stays = true")
-    for _ in range(2 if PICTURE else 1):
+    for number in range(2 if PICTURE else 1):
         train(run, tab, 40 if PICTURE else 3)
         os.kill(run.processes("llmtrain_trainer.train")[0], signal.SIGKILL)
-        known = len(run.status.get("incidents", ()))
-        run.until(lambda: [i for i in run.status.get("incidents", ())[known:] if i.get("outcome")], "the recovery")
+        run.until(lambda number=number: recovered(run) > number, "the recovery")
     train(run, tab, 20 if PICTURE else 2)
     tab.counts("section[aria-label=Incidents] tbody tr", len(run.status["incidents"]))
     assert tab.page.evaluate("window.stays")
@@ -68,13 +66,17 @@ def test_an_incident_shows_while_it_happens(run: Local, address: str, open_tab: 
     tab.shows("Suspended")
 
 
+def recovered(run: Local) -> int:
+    """Incidents that are over."""
+    return sum(bool(each.get("outcome")) for each in run.status.get("incidents", ()))
+
+
 def train(run: Local, tab: Tab, seconds: float) -> None:
     """Let it train for so long, and see that the page goes with it."""
     then = time.monotonic()
     while True:
         step = run.status["progress"]["step"]
         run.until(lambda step=step: (run.status.get("progress") or {}).get("step", 0) > step, "steps")
-        with contextlib.suppress(AttributeError):
-            tab.page.get_by_text(re.compile(r"step [\d,]+/100,000")).first.wait_for()
+        tab.page.get_by_text(re.compile(r"step [\d,]+/100,000")).first.wait_for()
         if time.monotonic() - then > seconds:
             return

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import re
-import secrets
-import sys
-import webbrowser
 from collections.abc import Iterator
-from html import escape
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -20,16 +13,13 @@ import click
 
 from llmtrain_operator.cli.access import Access, job_options, run
 from llmtrain_operator.cli.completion import job_argument
-from llmtrain_operator.local.folder import root
+from llmtrain_operator.dashboard.door import has_screen, key, opened
 
 if TYPE_CHECKING:
     from llmtrain_operator.dashboard.feed import Feed
 
 _LOCAL: Final = "default"
 """The namespace that local runs say they are in."""
-_KEY_LENGTH: Final = 24
-_IS_KEY: Final = re.compile(r"[\w-]{20,}")
-_SCREENS: Final = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
 @click.command()
@@ -80,7 +70,7 @@ async def _serve(access: Access, name: str | None, namespace: str, address: str,
         with _served(feed, address, port) as place:
             here = f"{place}#/{quote(namespace or _LOCAL)}/{quote(name)}" if name else place
             click.echo(f"The jobs are shown at {here}\nCtrl-C ends it.")
-            with _opened(here) if browser and _has_screen() else contextlib.nullcontext():
+            with opened(here) if browser and has_screen() else contextlib.nullcontext():
                 await feed.run()
 
 
@@ -90,7 +80,7 @@ def _served(feed: Feed, address: str, port: int) -> Iterator[str]:
 
     with contextlib.ExitStack() as stack:
         try:
-            place = stack.enter_context(serving(feed.board, _key(), address, port))
+            place = stack.enter_context(serving(feed.board, key(), address, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 words = f"port {port} is taken; another --port, or none, helps"
@@ -98,52 +88,3 @@ def _served(feed: Feed, address: str, port: int) -> Iterator[str]:
                 words = f"cannot listen at {address}, port {port}: {error.strerror or error}"
             raise click.ClickException(words) from error
         yield place
-
-
-def _folder() -> Path:
-    return root(os.environ).parent / "dashboard"
-
-
-def _key() -> str:
-    """The user's own key, the same each time, so that open pages and bookmarks go on working; kept for this user alone.
-
-    Where nothing can be kept it is a new one.
-    """
-    fresh = secrets.token_urlsafe(_KEY_LENGTH)
-    with contextlib.suppress(OSError):
-        _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = _folder() / "key"
-        with contextlib.suppress(FileExistsError):
-            _write(file, fresh)
-        kept = file.read_text().strip()
-        if _IS_KEY.fullmatch(kept):
-            file.chmod(0o600)
-            return kept
-    return fresh
-
-
-def _write(file: Path, text: str) -> None:
-    """A new file that only this user can read. Raises `FileExistsError`."""
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(text)
-
-
-def _has_screen() -> bool:
-    """Whether a browser would have a window, and not take over this terminal."""
-    return not sys.platform.startswith("linux") or any(map(os.environ.get, _SCREENS))
-
-
-@contextlib.contextmanager
-def _opened(url: str) -> Iterator[None]:
-    """Open the page in the user's browser, by way of a file: other users can read the arguments of a process."""
-    file = _folder() / f"open-{os.getpid()}.html"
-    try:
-        _write(file, f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(url)}">')
-        webbrowser.open(file.as_uri())
-    except (OSError, webbrowser.Error) as error:
-        click.echo(f"no browser can be opened: {error}", err=True)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            file.unlink()

@@ -111,14 +111,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer, if the address has the key and the name is this machine's."""
-        address = urlsplit(self.path)
-        _, key, *rest = [*address.path.split("/", 2), ""][:3]
+        path, _, query = self.path.partition("?")
+        _, key, *rest = [*path.split("/", 2), ""][:3]
         if not _is_here(self.headers.get("Host", "")):
             self._answer(421, "text/plain", _NO_NAME.encode())
         elif not hmac.compare_digest(key.encode(), self.server.key.encode()):
             self._answer(403, "text/plain", _NO_KEY.encode())
         elif rest == ["news"]:
-            self._stream((parse_qs(address.query).get("job") or [""])[0])
+            self._stream((parse_qs(query).get("job") or [""])[0])
         elif found := self.server.assets.get(rest[0] or "index.html"):
             self._answer(200, *found)
         else:
@@ -147,7 +147,10 @@ class Handler(BaseHTTPRequestHandler):
 def _is_here(host: str) -> bool:
     """Whether a request's Host is this machine by a name that nobody else can make point here. The port may be
     another one: that of a tunnel."""
-    name = (urlsplit(f"//{host}").hostname or "").lower()
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return False
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(name)
         return True
