@@ -7,16 +7,19 @@ a folder may have half of the values of a step.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from llmtrain_trainer.trackers.backend import Fenced, Run
+from llmtrain_trainer.trackers.files import Curves
 from llmtrain_trainer.trackers.points import Point
 
 TAG: Final = "llmtrain.job"
 ROUND: Final = "llmtrain.round"
 _MOST: Final = 1000
-"""Metrics in one request, by MLflow's own limit."""
+_MOST_PARAMS: Final = 100
+_LONGEST: Final = 500
+"""Metrics and parameters in one request, and characters of a parameter: MLflow's limits, of old servers too."""
 
 
 class MLflow:
@@ -42,14 +45,17 @@ class MLflow:
         self._client.set_tag(self._id, ROUND, str(run.round))
         self._client.set_terminated(self._id, "RUNNING")
         metrics = self._client.get_run(self._id).data._metric_objs  # the only place that has the steps
-        self._steps = {metric.key: int(metric.step) for metric in metrics}
-        # The newest step may be there in part: those of its values that are are passed over one by one.
-        self._kept = max(0, max(self._steps.values(), default=0) - 1)
+        self._curves = Curves({metric.key: int(metric.step) for metric in metrics})
+        self._kept = self._curves.whole
         return self._kept
 
     def _create(self, experiment: str, run: Run) -> Any:
+        from mlflow.entities import Param
+
         stored = self._client.create_run(experiment, run_name=run.name, tags={TAG: run.id})
-        self._client.log_dict(stored.info.run_id, run.config, "spec.json") if self._uri.startswith("file:") else None
+        params = [Param(name, text) for name, text in _flat(run.config)]
+        for first in range(0, len(params), _MOST_PARAMS):
+            self._client.log_batch(stored.info.run_id, params=params[first : first + _MOST_PARAMS])
         return stored
 
     def log(self, points: Sequence[Point]) -> None:
@@ -59,7 +65,7 @@ class MLflow:
         self._check()
         batch: list[Any] = []
         for each in points:
-            values = {name: value for name, value in each.values.items() if self._steps.get(name, 0) < each.step}
+            values = self._curves.lacking(each)
             if len(batch) + len(values) > _MOST:
                 self._client.log_batch(self._id, batch)
                 batch = []
@@ -80,3 +86,12 @@ class MLflow:
         newest = self._client.get_run(self._id).data.tags.get(ROUND, "")
         if newest.isdigit() and int(newest) > self._round:
             raise Fenced(f"round {newest} writes to MLflow's run {self._id}, this is a leftover of round {self._round}")
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Parameters such as `spec.training.maxSteps`; what is not given is left out."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", str(value)[:_LONGEST]

@@ -35,6 +35,8 @@ class Outbox:
         self.name = name
         self.kept = 0
         """The newest step that the record is known to have."""
+        self.heard = False
+        """Whether the process that runs has said that it is ready."""
         self.error, self.reason = "", ""
         """What is wrong, and in a word; empty: nothing."""
         self._command = tuple(command) or (sys.executable, "-m", "llmtrain_trainer.trackers.process", name)
@@ -112,7 +114,7 @@ class Outbox:
                 ours.close()
                 self._fail(now, "TrackerFailed", f"its process could not be started: {error}")
                 return
-        self._link, self._heard, self._sent = ours, now, 0
+        self._link, self._heard, self._sent, self.heard = ours, now, 0, False
 
     def _send(self) -> None:
         # Not the whole deque each time: what is sent lies before what is not.
@@ -146,6 +148,7 @@ class Outbox:
         if "error" in word:
             self.error, self.reason = str(word["error"]), str(word["reason"])
             return
+        self.heard = True
         self.kept = max(self.kept, int(word["kept"]))
         while self._points and self._points[0][0] <= self.kept:
             self._points.popleft()

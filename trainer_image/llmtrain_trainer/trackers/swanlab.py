@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrain_trainer.trackers.backend import Fence, Run
-from llmtrain_trainer.trackers.files import LogFile, newest_step
+from llmtrain_trainer.trackers.files import Curves, LogFile, newest_steps
 from llmtrain_trainer.trackers.points import Point
 from llmtrain_trainer.trackers.wandb import Delayed
 
@@ -35,7 +35,7 @@ class SwanLab:
         self._fence = Fence(self._folder, run)
         self._fence.raise_to_this_round()
         pattern = f"run-*-{run.id}/run-{run.id}.swanlab"
-        begun = 0 if self._online else newest_step(self._folder.glob(pattern), _step)
+        self._curves = Curves({} if self._online else newest_steps(self._folder.glob(pattern), _step))
         probe = swanlab.Settings.Probe(
             hardware=False, runtime=False, requirements=False, git=False, swanlab=False, monitor=False
         )
@@ -51,30 +51,32 @@ class SwanLab:
             config=run.config,
             settings=swanlab.Settings(interactive=False, probe=probe, terminal=terminal),
         )
-        self._begun, self._delayed = begun, Delayed(begun)
+        self._delayed = Delayed(self._curves.whole)
         if not self._online:
             self._file = LogFile(Path(self._run.dir) / f"run-{run.id}.swanlab", _step)
-        return begun
+        return self._curves.whole
 
     def log(self, points: Sequence[Point]) -> None:
         """See `Backend.log`."""
         self._fence.check()
         for each in points:
-            self._run.log(each.values, step=each.step)
+            self._run.log(self._curves.lacking(each), step=each.step)
         self._delayed.logged(points[-1].step, time.monotonic())
 
     def kept(self) -> int:
         """See `Backend.kept`."""
-        return self._delayed.kept(time.monotonic()) if self._online else max(self._begun, self._file.newest())
+        if self._online:
+            return self._delayed.kept(time.monotonic())
+        return max(self._curves.whole, Curves(self._file.steps()).whole)
 
     def finish(self) -> None:
         """See `Backend.finish`."""
         self._run.finish()
 
 
-def _step(record: bytes) -> int:
+def _step(record: bytes) -> tuple[str, int]:
     """Of a scalar record."""
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 
     parsed = Record.FromString(record)
-    return int(parsed.scalar.step) if parsed.HasField("scalar") else 0
+    return parsed.scalar.key, int(parsed.scalar.step) if parsed.HasField("scalar") else 0

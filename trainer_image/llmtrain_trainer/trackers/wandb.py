@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmtrain_trainer.trackers.backend import Fence, Run
-from llmtrain_trainer.trackers.files import LogFile, newest_step
+from llmtrain_trainer.trackers.files import LogFile, newest_steps
 from llmtrain_trainer.trackers.points import Point
 
 DELAY: Final = 60.0
@@ -56,7 +56,7 @@ class WeightsAndBiases:
         self._fence = Fence(self._folder, run)
         self._fence.raise_to_this_round()
         older = sorted((self._folder / "wandb").glob(f"offline-run-*-{run.id}/run-{run.id}.wandb"))
-        begun = 0 if self._online else newest_step(older, _step)
+        begun = 0 if self._online else max(newest_steps(older, _step).values(), default=0)
         settings = wandb.Settings(
             base_url=self._base_url or wandb.Settings().base_url,
             console="off",
@@ -95,16 +95,18 @@ class WeightsAndBiases:
 
     def kept(self) -> int:
         """See `Backend.kept`."""
-        return self._delayed.kept(time.monotonic()) if self._online else max(self._begun, self._file.newest())
+        if self._online:
+            return self._delayed.kept(time.monotonic())
+        return max([self._begun, *self._file.steps().values()])
 
     def finish(self) -> None:
         """See `Backend.finish`."""
         self._run.finish()
 
 
-def _step(record: bytes) -> int:
-    """Of a history record."""
+def _step(record: bytes) -> tuple[str, int]:
+    """Of a history record, which has all values of a step."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     parsed = Record.FromString(record)
-    return int(parsed.history.step.num) if parsed.HasField("history") else 0
+    return "", int(parsed.history.step.num) if parsed.HasField("history") else 0
