@@ -116,8 +116,9 @@ def _struck(folder: Path, steps: int, kills: int) -> Outcome:
 
 @contextlib.contextmanager
 def _training(folder: Path, steps: int, environment: dict[str, str]) -> Iterator[tuple[Local, Job]]:
-    """A job of so many steps without an evaluation, which the log would know nothing of."""
-    flash = {"flash": {"everySteps": 1, "replicas": 1}}
+    """A job of so many steps without an evaluation, which the log would know nothing of. Not every step has a snapshot,
+    so that some are done again."""
+    flash = {"flash": {"everySteps": 10, "replicas": 1}}
     wanted = spec(steps, nodes={"min": MEMBERS}, checkpoint=flash, recovery={"maxRestarts": 1000})
     wanted["data"]["validationFraction"] = 0
     memories = RunFolder(folder / "local/jobs/j")

@@ -84,6 +84,15 @@ def test_steps_that_nobody_had_told_of_were_done_all_the_same() -> None:
     assert (job.status.ledger["detect"], job.status.ledger["productive"]) == (2.0, 7.5)
 
 
+def test_a_member_that_is_further_is_where_all_are() -> None:
+    """Its report is newer; the account is rank 0's, at its own pace."""
+    job = Job()
+    behind = told(0, 1, 60, Spent(60, loading=1.0, stepping=6.0))
+    ahead = [told(index, 1, 70, Spent(70, loading=1.25, stepping=6.8, data=0.2)) for index in (1, 2)]
+    job.look(behind, *ahead, after=8)
+    assert times(job.status) == {"starting": 2.0, "productive": 7.0}
+
+
 def test_the_time_without_an_operator_is_what_the_members_say() -> None:
     """They trained on, for ten minutes; then a new operator goes on from the status."""
     job = Job()

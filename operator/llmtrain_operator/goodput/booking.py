@@ -9,6 +9,7 @@ counted as the pods are at the end of each stretch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from llmtrain_operator.api import JobStatus, TallyStatus, UnheardStatus
@@ -26,7 +27,8 @@ def booked(status: JobStatus, agents: Agents, now: float, held: int) -> dict[str
     """The status fields with the time up to `now`. `held`: workers that the job's pods have room for."""
     if status.ledger_time is None:
         return {"ledger_time": timestamp(now)}
-    passed = round(now - seconds(status.ledger_time), 3)
+    # In whole milliseconds of the written times, or a repeated pass would book what rounding leaves.
+    passed = round(seconds(timestamp(now)) - seconds(status.ledger_time), 3)
     if passed <= 0:
         return {}
     if status.round is None:
@@ -106,9 +108,18 @@ def _in_round(status: JobStatus) -> JobStatus:
 
 
 def _told(status: JobStatus, agents: Agents) -> tuple[Progress, Spent] | None:
-    """The account of the member that is known to be the furthest: all are where it is."""
-    furthest = max(said(status, agents), key=lambda each: (each.step, -each.rank), default=None)
-    return (furthest, furthest.spent) if furthest and furthest.spent else None
+    """The account of the lowest rank that gives one. All are where the furthest is, so it counts as there too: that of
+    another would differ a little in everything, and so would what was booked."""
+    told = [(each, each.spent) for each in said(status, agents) if each.spent]
+    if not told:
+        return None
+    first, spent = told[0]
+    step = max(each.step for each, _ in told)
+    if step > first.step and spent.steps:
+        more = step - first.step
+        stepping = spent.stepping * (1 + more / spent.steps)
+        first, spent = replace(first, step=step), replace(spent, steps=spent.steps + more, stepping=stepping)
+    return first, spent
 
 
 def _account(status: JobStatus, told: Progress, spent: Spent, passed: float, *, lost: bool) -> Account:

@@ -7,11 +7,14 @@ from typing import Literal
 
 from llmtrain_operator import goodput, incidents, membership, progress
 from llmtrain_operator.api import RollbackStatus
-from llmtrain_operator.conditions import short
+from llmtrain_operator.conditions import seconds, short
 from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.blame import Blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import AgentView
+
+COST_PATIENCE = 5.0
+"""Seconds after an incident until what it cost is final."""
 
 
 def begin_incident(
@@ -53,7 +56,7 @@ def recovered(run: Draft) -> None:
         _close(run, _with_cost(run, after))
         run.tell("Recovered", incidents.told(after[-1]))
         _judge(run)
-    if run.step >= run.status.best_step:
+    if run.step >= run.status.best_step and _has_lasted(run):
         settle_cost(run)
 
 
@@ -62,6 +65,14 @@ def settle_cost(run: Draft) -> None:
     known = run.status.incidents
     if run.status.tally.before is not None and (not known or known[-1].outcome):
         run.set(incidents=_with_cost(run, known), tally=run.status.tally.model_copy(update={"before": None}))
+
+
+def _has_lasted(run: Draft) -> bool:
+    """Whether it is some time ago that the newest incident was over: reports are late, and say more of the time before
+    them."""
+    last = run.status.incidents[-1] if run.status.incidents else None
+    over = seconds(last.time) + (last.train_seconds or 0.0) if last else 0.0
+    return run.now - over >= COST_PATIENCE
 
 
 def _with_cost(run: Draft, known: incidents.Incidents) -> incidents.Incidents:
@@ -105,11 +116,12 @@ def _judge(run: Draft) -> None:
 def end_incident(run: Draft, outcome: Literal["Suspended", "Complete", "Failed"]) -> None:
     """The job is held, or has come to its end, with an incident that is not over."""
     after = incidents.ended(run.status.incidents, outcome)
-    if after != run.status.incidents:
+    was_open = after != run.status.incidents
+    if was_open:
         _close(run, after)
-        settle_cost(run)
-        if outcome == "Failed":
-            _judge(run)
+    settle_cost(run)
+    if was_open and outcome == "Failed":
+        _judge(run)
 
 
 def _close(run: Draft, after: incidents.Incidents) -> None:
