@@ -28,7 +28,7 @@ from llmtrain_operator.api.status import (
 from llmtrain_operator.conditions import ConditionType
 from llmtrain_operator.contract import names
 from llmtrain_operator.coordinator.telemetry import Telemetry
-from llmtrain_operator.goodput import CAUSES
+from llmtrain_operator.goodput import CAUSES, IDLE
 from llmtrain_operator.incidents import OTHER
 from llmtrain_operator.metrics import Metrics
 
@@ -95,6 +95,7 @@ def eventful() -> JobStatus:
         lost_steps_total=2,
         restarts=30,
         ledger=dict.fromkeys(CAUSES, 10.0),
+        accelerator_ledger=dict.fromkeys((*CAUSES, IDLE), 40.0),
     )
 
 

@@ -134,7 +134,7 @@ def test_the_series_of_a_job_are_bounded():
     metrics = Metrics()
     metrics.job("ns", "a", eventful())
     found = [sample for family in families(metrics.text()) for sample in family.samples if "job" in sample.labels]
-    assert len(found) == SERIES_PER_JOB < 100
+    assert len(found) == SERIES_PER_JOB < 120
     metrics.job("ns", "b", JobStatus())
     fresh = [
         sample for family in families(metrics.text()) for sample in family.samples if sample.labels.get("job") == "b"
