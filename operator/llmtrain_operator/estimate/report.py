@@ -12,7 +12,7 @@ from llmtrain_operator.contract.accelerators import ACCELERATORS, Accelerator, f
 from llmtrain_operator.estimate import activations, figures, pace, stores
 from llmtrain_operator.estimate.compute import OPTIMAL_TOKENS, Flops, misconfigured, per_token, training_flops
 from llmtrain_operator.estimate.figures import Fact
-from llmtrain_operator.estimate.fit import remedy
+from llmtrain_operator.estimate.fit import pod_memory, remedy
 from llmtrain_operator.estimate.layout import Layout, Wanted, layout
 from llmtrain_operator.estimate.memory import Memory, memory, reduce_bucket
 from llmtrain_operator.estimate.prior import accelerator_of
@@ -53,6 +53,10 @@ class _Case:
     kind: Accelerator | None
     cost: Flops
     needs: Memory
+
+    @property
+    def on_accelerator(self) -> bool:
+        return self.kind is not None or self.spec.nodes.accelerator_resource is not None
 
     @property
     def steps(self) -> int | None:
@@ -142,44 +146,55 @@ def _layout(case: _Case) -> Iterator[Fact]:
 
 
 def _memory(case: _Case) -> tuple[tuple[Fact, ...], bool | None]:
-    needs, plan, shape = case.needs, case.plan, case.shape
+    facts = (*_parts(case), *_published(case), *_host(case))
+    if case.kind is None:
+        return facts, None
+    needed, there = case.needs.peak, case.kind.memory
+    share = f"{needed / there:.0%} of the {case.kind.name}'s {there / 1e9:.0f} GB"
+    fits = needed <= there
+    return (*facts, figures.word("fits", fits, share if fits else f"{share}: {remedy(case.plan)}")), fits
+
+
+def _parts(case: _Case) -> Iterator[Fact]:
+    needs, plan = case.needs, case.plan
     replicas = f"ZeRO {plan.stage} over {plan.data}" if plan.data > 1 else "one replica"
-    facts = [
-        figures.size("weights", needs.weights, replicas),
-        figures.size("gradients", needs.gradients, replicas),
-        figures.size("optimizer state", needs.optimizer, f"fp32, {plan.moments} moments" if plan.moments else "fp32"),
-        figures.size("buffers", needs.buffers, "DeepSpeed's reduce bucket"),
-        figures.size("activations", needs.activations, f"fused attention, {plan.recompute} recomputation"),
-        figures.size("around the loss", needs.loss, f"logits of {shape.vocabulary:,} tokens, fp32 copies, gradients"),
-    ]
-    place = "per accelerator" if case.kind or case.spec.nodes.accelerator_resource else "per worker"
-    facts.append(figures.size(f"peak {place}", needs.peak, f"when {needs.moment}; not all of the above at once"))
-    if shape.heads:
-        for sequence_parallel, name in ((False, "published"), (True, "published, sequence parallel")):
-            if sequence_parallel and plan.tensor == 1:
-                continue
-            layer = activations.published(
-                shape.hidden,
-                shape.heads,
-                plan.length,
-                plan.micro_batch,
-                plan.tensor,
-                plan.recompute,
-                sequence_parallel=sequence_parallel,
-            )
-            bytes_ = layer * activations.layers_held(shape, plan)
-            facts.append(figures.size(f"activations, {name}", bytes_, "a GPT of this size (Korthikanti et al. 2022)"))
+    yield figures.size("weights", needs.weights, replicas)
+    yield figures.size("gradients", needs.gradients, replicas)
+    kept = "masters and moments" if needs.optimizer else "in host memory"
+    yield figures.size("optimizer state", needs.optimizer, f"fp32; {kept}")
+    yield figures.size("buffers", needs.buffers, "DeepSpeed's reduce bucket")
+    yield figures.size("activations", needs.activations, f"fused attention, {plan.recompute} recomputation")
+    logits = f"logits of {case.shape.vocabulary:,} tokens, fp32 copies, gradients"
+    yield figures.size("around the loss", needs.loss, logits)
+    place = "accelerator" if case.on_accelerator else "worker"
+    yield figures.size(f"peak per {place}", needs.peak, f"when {needs.moment}; not all of the above at once")
+
+
+def _published(case: _Case) -> Iterator[Fact]:
+    """What the paper has for activations, to compare with."""
+    shape, plan = case.shape, case.plan
+    ways = {"activations, published": False} | ({"the same, sequence parallel": True} if plan.tensor > 1 else {})
+    for name, sequence_parallel in ways.items():
+        layer = activations.published(
+            shape.hidden,
+            shape.heads,
+            plan.length,
+            plan.micro_batch,
+            plan.tensor,
+            plan.recompute,
+            sequence_parallel=sequence_parallel,
+        )
+        whole = layer * activations.layers_held(shape, plan)
+        yield figures.size(name, whole, "of a GPT with plain attention in 16 bits (Korthikanti et al. 2022)")
+
+
+def _host(case: _Case) -> Iterator[Fact]:
+    needs, plan = case.needs, case.plan
     if needs.host:
-        facts.append(figures.size("host, offloaded", needs.host * plan.per_node, f"{plan.per_node} workers per member"))
-    loading = needs.loading * plan.per_node
-    facts.append(figures.size("host, while loading", loading, "each worker builds the whole model in fp32"))
-    available = case.kind.memory if case.kind else None
-    if available is None:
-        return tuple(facts), None
-    fits = needs.peak <= available
-    share = f"{needs.peak / available:.0%} of the {case.kind.name if case.kind else ''}'s {available / 1e9:.0f} GB"
-    facts.append(figures.word("fits", fits, share if fits else f"{share}: {remedy(plan)}"))
-    return tuple(facts), fits
+        yield figures.size("host, offloaded", needs.host * plan.per_node, f"{plan.per_node} workers per member")
+    why = "while loading, each worker has the whole model in fp32" if case.on_accelerator else "all its workers"
+    pod = pod_memory(needs, plan, on_accelerator=case.on_accelerator)
+    yield figures.size("host memory per pod", pod, f"{why}; libraries included, snapshots not")
 
 
 def _time(case: _Case) -> tuple[tuple[Fact, ...], tuple[str, ...]]:
@@ -223,7 +238,7 @@ def _checkpoints(case: _Case) -> Iterator[Fact]:
         if case.kind:
             rate = pace.rate(case.kind, case.cost, case.asked.mfu, case.asked.tera_flops)
             step = pace.step_seconds(plan, case.cost, rate.hardware)
-        host = case.kind is None and not spec.nodes.accelerator_resource
+        host = not case.on_accelerator
         cadence, stall = pace.snapshots(spec, plan, step, on_accelerator=not host)
         yield figures.count("steps between snapshots", cadence.snapshot, cadence.reason)
         yield figures.time("copying a snapshot", stall, "an assumed 5 GB/s" if host else "an assumed 20 GB/s")
