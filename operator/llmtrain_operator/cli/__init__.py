@@ -19,6 +19,7 @@ from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
 from llmtrain_operator.cli.offline import crd, validate
 from llmtrain_operator.cli.scale import scale
+from llmtrain_operator.cli.simulate import simulate
 from llmtrain_operator.cli.status import status
 from llmtrain_operator.cli.support import support_bundle, version
 
@@ -31,6 +32,7 @@ def main() -> None:
 
 for _command in (
     *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints, chaos),
+    simulate,
     *(local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)
