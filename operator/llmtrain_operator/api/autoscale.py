@@ -17,9 +17,9 @@ class Autoscale(Record):
 
     enabled: bool = False
     """Whether it does. If not, nodes.desired is the number of members. Default false."""
-    min_efficiency: Fraction = 0.1
+    min_efficiency: Fraction = 0.05
     """Least that a further member must add to the job's speed, as a share of what each of the first nodes.min
-    members gives. Members that add less are given back. Default 0.1; 0: only speed counts."""
+    members gives. Members that add less are given back. Default 0.05; 0: only speed counts."""
     max_pause_share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Most of the job's whole time, as a share, that may be spent in the pauses of changes of its own accord.
     Default 0.05."""

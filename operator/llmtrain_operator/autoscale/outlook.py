@@ -63,7 +63,7 @@ def look(situation: Situation, limits: Limits, reach: int, now: float) -> Outloo
     eager = efficient(curve, looked_at, limits.min_efficiency * _EASIER)
     here = Prospect(size, 1.0 - _loss_share(situation, size, now))
     fair = [n for n in looked_at if n != size and n <= reach and n in (eager if n > size else gives)]
-    others = tuple(_prospect(situation, limits, curve, n, now) for n in fair)
+    others = tuple(_prospect(situation, curve, n, now) for n in fair)
     smaller = [each for each in others if each.members < size]
     enough = _lasts(situation, curve, size, now) > 10 * situation.pause_seconds
     fewer = max(smaller, key=lambda each: each.value, default=None) if enough else None
@@ -98,7 +98,7 @@ def efficient(curve: Curve, members: Sequence[int], least: float) -> frozenset[i
     return frozenset(found)
 
 
-def _prospect(situation: Situation, limits: Limits, curve: Curve, n: int, now: float) -> Prospect:
+def _prospect(situation: Situation, curve: Curve, n: int, now: float) -> Prospect:
     pause, size = situation.pause_seconds, situation.size
     lasts = max(_lasts(situation, curve, n, now), 1e-9)
     speed = curve.seconds(size) / curve.seconds(n)
@@ -106,10 +106,10 @@ def _prospect(situation: Situation, limits: Limits, curve: Curve, n: int, now: f
     value = speed * max(0.0, kept - pause / lasts)
     if measured(situation.samples, n):
         return Prospect(n, value)
-    testing = max(limits.cool_down, ENOUGH_STEPS * curve.seconds(n))
+    testing = ENOUGH_STEPS * curve.seconds(n)
     price = (2 * pause + testing * max(0.0, 1.0 - speed)) / lasts
     gain = _improvement(math.log(speed), curve.deviation(n)) * kept
-    return Prospect(n, value, gain - 2 * price)
+    return Prospect(n, value, gain - price)
 
 
 def _improvement(mean: float, deviation: float) -> float:

@@ -3,7 +3,8 @@
 What happened comes first: a job that starts, capacity that is gone, members that a job of higher priority needs, a
 range that the user has changed. Then, if the size is measured, whether another would get more done: `outlook` weighs
 speed against the pauses that a change costs now and that the loss of the new members may cost later. A change of the
-policy's own accord has to gain at least `MARGIN`, waits for the cool-down, and must fit in the share of pauses.
+policy's own accord has to gain at least `MARGIN`, waits for the cool-down, and must fit in the share of pauses. A size
+that was only tried may be left as soon as it is measured.
 
 The target never leaves [minimum, cap]. While nothing changes but the noise of step times, targets come to rest.
 """
@@ -70,13 +71,13 @@ def _start(situation: Situation, limits: Limits, reach: int, now: float) -> Deci
 def _best(seen: Outlook) -> Decision:
     """The best size by all that is known, were there no cool-down and no share of pauses."""
     here = seen.here
-    if not seen.efficient and (fewer := seen.fewer) is not None:
-        share = f"{seen.limits.min_efficiency:.0%} of what each of the first {seen.limits.minimum} gives"
-        return _change(seen, fewer.members, "Inefficient", f"the last of {here.members} members add less than {share}")
     best = max(seen.others, key=lambda each: each.value, default=None)
     if best is not None and best.value > here.value * (1 + MARGIN):
         reason: Reason = "Growing" if best.members > here.members else "Faster"
         return _change(seen, best.members, reason, f"pause of {duration(seen.pause)} included")
+    if not seen.efficient and (fewer := seen.fewer) is not None:
+        share = f"{seen.limits.min_efficiency:.0%} of what each of the first {seen.limits.minimum} gives"
+        return _change(seen, fewer.members, "Inefficient", f"the last of {here.members} members add less than {share}")
     unsure = max(seen.others, key=lambda each: each.chance, default=None)
     if unsure is not None and unsure.chance > 0:
         return _change(seen, unsure.members, "Exploring", "it was never seen, and finding out is worth two pauses")
@@ -103,7 +104,7 @@ def _held_back(seen: Outlook, wanted: Decision, now: float) -> Decision | None:
     """What stands against a change of the policy's own accord; None: nothing."""
     situation, limits = seen.situation, seen.limits
     size, changed = situation.size, situation.changed_at
-    if changed is not None and now - changed < limits.cool_down:
+    if changed is not None and now - changed < limits.cool_down and situation.changed_for != "Exploring":
         rest = duration(limits.cool_down - (now - changed))
         return Decision(size, "CoolingDown", f"{rest} more until the next change ({wanted.message})")
     whole = outlook.whole_time(seen, now)

@@ -77,7 +77,7 @@ class Limits:
     minimum: int
     cap: int
     enabled: bool = True
-    min_efficiency: float = 0.1
+    min_efficiency: float = 0.05
     max_pause_share: float = 0.05
     cool_down: float = 60.0
 
@@ -89,9 +89,10 @@ class Situation:
     `size`: members in the round, 0 if none trains; one that is about to be back counts. `target`: members wanted now,
     None before the first decision. `steps_left`: None if the job does not say how long it goes on. `samples`: of its
     own steps, by size (`throughput.observed`). `prior`: what an estimate says of some sizes; only the shape counts once
-    there are samples. `changed_at`: when the policy last changed the target of its own accord. `pause_seconds`: how
-    long training stands still for a change of size, measured, or a guess. `paused_seconds`: what such changes of its
-    own accord took so far. `started_at`: when training began. `losses`: the newest, at most 16, oldest first.
+    there are samples. `changed_at`: when the policy last changed the target of its own accord (`OWN_ACCORD`), and
+    `changed_for` which of these it was. `pause_seconds`: how long training stands still for a change of size, measured,
+    or a guess. `paused_seconds`: what such changes of its own accord took so far. `started_at`: when training began.
+    `losses`: the newest, at most 16, oldest first.
     """
 
     size: int
@@ -101,6 +102,7 @@ class Situation:
     prior: tuple[Sample, ...] = ()
     capacity: Capacity = Capacity()
     changed_at: float | None = None
+    changed_for: Reason | None = None
     pause_seconds: float = 5.0
     paused_seconds: float = 0.0
     started_at: float | None = None

@@ -34,7 +34,7 @@ class Claim:
     cap: int
     holds: int = 0
     curve: Curve = field(default_factory=Curve)
-    least: float = 0.1
+    least: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ _FORM: Final = 0.03
 _ESTIMATE: Final = 0.25
 """Relative deviation of an estimate's shape."""
 _SHARED: Final = (0.95, 0.5)
-_ALONE: Final = (0.05, 0.15)
-_GROWING: Final = (0.0, 0.3)
+_ALONE: Final = (0.05, 0.4)
+_GROWING: Final = (0.0, 0.8)
 """Mean and deviation, before anything is known, of a/m, b and c(m + 15), in steps at the smallest size m seen."""
 
 Vector = tuple[float, float, float]

@@ -17,7 +17,8 @@ from llmtrain_operator.autoscale.world import Course, Policy, fixed, simulate
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A job of a trace. Seconds from its arrival to its end; None: it never ended. `member_seconds`: what it took."""
+    """A job of a trace. Seconds from its arrival to its end; None: it did not end, with a fixed size not in twice the
+    time. `member_seconds`: members times seconds."""
 
     trace: str
     course: Course
@@ -63,12 +64,12 @@ class Verdict:
 def judge(trace: Trace, policy: Policy = decide) -> tuple[Verdict, ...]:
     """Of every job of a trace."""
     courses = simulate(trace, policy)
-    smallest, largest = simulate(trace, fixed(1)), simulate(trace, fixed(MOST_MEMBERS))
+    patience = 2 * len(courses[0].held)
+    smallest, largest = simulate(trace, fixed(1), patience), simulate(trace, fixed(MOST_MEMBERS), patience)
     found = []
     for index, course in enumerate(courses):
         room = _room(trace, courses, index)
-        patience = trace.ticks(course.finish) + 2 if course.finish is not None else len(course.held)
-        best = oracle.finish(trace, course.job, room, patience)
+        best = oracle.finish(trace, course.job, room, len(course.held))
         found.append(
             Verdict(
                 trace.name,

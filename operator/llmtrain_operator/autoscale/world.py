@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from llmtrain_operator.autoscale.policy import decide
-from llmtrain_operator.autoscale.records import OWN_ACCORD, Capacity, Decision, Limits, Loss, Sample, Situation
+from llmtrain_operator.autoscale.records import OWN_ACCORD, Capacity, Decision, Limits, Loss, Reason, Sample, Situation
 from llmtrain_operator.autoscale.sharing import Claim, share
 from llmtrain_operator.autoscale.throughput import fit, measured, observed
 from llmtrain_operator.autoscale.trace import Trace, TraceJob
@@ -21,7 +21,7 @@ from llmtrain_operator.autoscale.trace import Trace, TraceJob
 MOST_TICKS: Final = 200_000
 """A trace that takes longer is not worth the wait."""
 KEPT_LOSSES: Final = 16
-LOOKS: Final = 10
+LOOKS: Final = 6
 """Ticks after which a job is looked at although there is no news."""
 
 Policy = Callable[[Situation, Limits, float], Decision]
@@ -69,6 +69,7 @@ class _Life:
     seen_time: float = 0.0
     seen_work: float = 0.0
     changed_at: float | None = None
+    changed_for: Reason | None = None
     started_at: float | None = None
     paused: float = 0.0
     reach: int = 0
@@ -82,14 +83,15 @@ class _Life:
         return max(self.size, self.target or 0) if self.joining_at is not None else self.size
 
 
-def simulate(trace: Trace, policy: Policy = decide) -> tuple[Course, ...]:
-    """How the jobs go under `policy`, in the order of the trace."""
+def simulate(trace: Trace, policy: Policy = decide, patience: int = MOST_TICKS) -> tuple[Course, ...]:
+    """How the jobs go under `policy`, in the order of the trace, for at most `patience` ticks."""
     lives = [_Life(each) for each in trace.jobs]
     order = sorted(lives, key=lambda each: -each.job.priority)
-    room, strikes = trace.room(MOST_TICKS), trace.strikes()
-    for tick in range(MOST_TICKS):
+    room, strikes = trace.room(patience), trace.strikes()
+    table = _Table()
+    for tick in range(patience):
         present = [each for each in order if each.finish is None and each.job.arrives <= tick * trace.tick + 1e-9]
-        _run(trace, present, room[tick], tick, tick in strikes, policy)
+        _run(trace, present, room[tick], tick, tick in strikes, policy, table)
         for each in lives:
             each.held.append(each.holds if each.finish is None else 0)
         if all(each.finish is not None for each in lives) or _stuck(trace, lives, tick):
@@ -97,9 +99,25 @@ def simulate(trace: Trace, policy: Policy = decide) -> tuple[Course, ...]:
     return tuple(Course(e.job, e.finish, tuple(e.held), e.paused, tuple(e.changes)) for e in lives)
 
 
-def _run(trace: Trace, present: Sequence[_Life], room: int, tick: int, strikes: bool, policy: Policy) -> None:
+@dataclass(slots=True)
+class _Table:
+    """What each job is to have, as it was shared out last."""
+
+    about: tuple[object, ...] = ()
+    dues: dict[str, int] = field(default_factory=dict)
+
+    def laid(self, present: Sequence[_Life], room: int, tick: int) -> dict[str, int]:
+        about = (room, *((each.job.name, each.holds) for each in present))
+        if about != self.about or tick % LOOKS == 0:
+            self.about, self.dues = about, _dues(present, room)
+        return self.dues
+
+
+def _run(
+    trace: Trace, present: Sequence[_Life], room: int, tick: int, strikes: bool, policy: Policy, table: _Table
+) -> None:
     now = tick * trace.tick
-    due = _dues(present, room)
+    due = table.laid(present, room, tick)
     for each in reversed(present):
         _lose(trace, each, due[each.job.name], sum(other.holds for other in present) - room, tick)
     for each in present if strikes else ():
@@ -164,7 +182,7 @@ def _decide(trace: Trace, life: _Life, due: int, free: int, tick: int, policy: P
     life.changes.append(Change(now, life.size, decision))
     life.target = wanted
     if decision.reason in OWN_ACCORD:
-        life.changed_at = now
+        life.changed_at, life.changed_for = now, decision.reason
         life.paused += life.job.pause
     if wanted > life.size:
         life.joining_at = tick + trace.ticks(life.job.prepare)
@@ -214,6 +232,7 @@ def _situation(life: _Life, capacity: Capacity) -> Situation:
         samples=life.samples,
         capacity=capacity,
         changed_at=life.changed_at,
+        changed_for=life.changed_for,
         pause_seconds=life.job.pause,
         paused_seconds=life.paused,
         started_at=life.started_at,

@@ -22,6 +22,7 @@ from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
 from llmtrain_operator.cli.offline import crd, validate
 from llmtrain_operator.cli.scale import scale
+from llmtrain_operator.cli.simulate import simulate
 from llmtrain_operator.cli.status import status
 from llmtrain_operator.cli.support import support_bundle, version
 
@@ -34,6 +35,6 @@ def main() -> None:
 
 for _command in (
     *(status, logs, events, incidents, goodput, dashboard, explain, scale, suspend, resume, checkpoints, chaos),
-    *(estimate_command, local, validate, crd, support_bundle, completion),
+    *(estimate_command, simulate, local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)
