@@ -74,6 +74,7 @@ def incident(number: int, **more: Any) -> dict[str, Any]:
         "trainSeconds": 1.5,
         "lostSteps": 0,
         "outcome": "Recovered",
+        "badput": {"detect": 0.2, "restart": 1.3},
         **more,
     }
 

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from llmtrain_operator.dashboard.look import Look, News, news
 
@@ -50,12 +51,15 @@ class Board:
             told = Look()
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda told=told: self._closed or self._has_more(told, job), patience)
+                    self._changed.wait_for(partial(self._is_awaited, told, job), patience)
                     if self._closed:
                         return
                     look = self._look if self._has_more(told, job) else told
                 yield news(told, look, job) if look is not told else None
                 told = look
+
+    def _is_awaited(self, told: Look, job: str) -> bool:
+        return self._closed or self._has_more(told, job)
 
     def _has_more(self, told: Look, job: str) -> bool:
         return self._look is not told and self._look.serves(job)

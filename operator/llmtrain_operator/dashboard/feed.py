@@ -37,7 +37,7 @@ class Feed:
         self._loop, self._awaited = asyncio.get_running_loop(), asyncio.Event()
         self._curves: OrderedDict[str, tuple[Point, ...]] = OrderedDict()
         self._last = Look()
-        self.board = Board(lambda: self._loop.call_soon_threadsafe(self._awaited.set))
+        self.board = Board(self._expect)
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -49,6 +49,9 @@ class Feed:
                 self._last = await self._look(wanted)
                 self.board.show(self._last)
                 await self._pause(max(INTERVAL, _REST * (time.monotonic() - begun)))
+
+    def _expect(self) -> None:
+        self._loop.call_soon_threadsafe(self._awaited.set)
 
     async def _pause(self, seconds: float) -> None:
         """Rest, unless somebody comes who wants to see something at once."""

@@ -92,7 +92,8 @@ export function causes(ledger) {
       h("td", { class: "figure" }, duration(seconds)), h("td", { class: "figure" }, percent(seconds / whole))))));
 }
 
-const words = (cause) => cause.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase();
+/** The ledger's name of a cause, for people. */
+export const words = (cause) => cause.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase();
 const slug = (cause) => `of-${cause.replace(/[^A-Za-z]/g, "")}`;
 
 function scale(from, to, first, last) {

@@ -1,6 +1,6 @@
 // Everything about one job.
 
-import { causes, course, curve, timeline } from "./charts.js";
+import { causes, course, curve, timeline, words } from "./charts.js";
 import { h } from "./dom.js";
 import { badge, bar } from "./fleet.js";
 import { age, clock, duration, number, steps } from "./format.js";
@@ -8,7 +8,7 @@ import { age, clock, duration, number, steps } from "./format.js";
 const WIDE = 900; // two charts beside each other
 const GAP = 16;
 const PADDING = 16;
-const FIGURES = new Set(["Detected", "Next round", "Next step", "Lost steps"]);
+const FIGURES = new Set(["Detected", "Next round", "Next step", "Cost", "Lost steps"]);
 
 /** The page of the job that `stream` follows, `width` pixels wide. */
 export function job(stream, width, redraw) {
@@ -83,14 +83,21 @@ function table(heads, rows) {
 
 function incidents({ incidents: all }) {
   if (!all.length) return section("incidents", "Incidents", h("p", { class: "quiet" }, "None: no round was lost."));
-  const heads = ["#", "Time", "Reason", "Member", "Detected", "Next round", "Next step", "Course", "Lost steps", "What happened"];
+  const heads = ["#", "Time", "Reason", "Member", "Detected", "Next round", "Next step", "Course", "Cost", "Lost steps", "What happened"];
   return section("incidents", "Incidents", table(heads, [...all].reverse().map((one) => {
     const after = (value) => h("td", { class: "figure" }, value === null ? one.outcome || "not yet" : duration(value));
     return h("tr", { key: one.number },
       h("th", { scope: "row" }, String(one.number)), h("td", null, clock(one.time)), h("td", null, badge(one.reason, one.outcome ? "idle" : "bad")),
       h("td", null, one.member < 0 ? "" : String(one.member)), after(one.detectSeconds), after(one.roundSeconds), after(one.trainSeconds), h("td", null, course(one)),
+      cost(one.badput),
       h("td", { class: "figure" }, one.lostSteps === null ? "" : number(one.lostSteps)), h("td", { class: "long" }, one.message));
   })));
+}
+
+function cost(badput) {
+  const all = Object.entries(badput).filter(([, seconds]) => seconds > 0);
+  const sum = all.reduce((total, [, seconds]) => total + seconds, 0);
+  return h("td", { class: "figure", title: all.map(([cause, seconds]) => `${words(cause)} ${duration(seconds)}`).join(", ") }, all.length ? duration(sum) : "");
 }
 
 function members({ members: all }) {
