@@ -137,7 +137,8 @@ def _killed_round(outbox: Outbox, first: int, more: int) -> int:
         while begun is None and step >= first + 20:  # it starts; more would overflow what a snapshot carries
             outbox.pump(time.monotonic())
             begun = step if outbox.heard else None
-            assert not outbox.trouble and time.monotonic() < end, outbox.trouble
+            assert not outbox.trouble
+            assert time.monotonic() < end
             time.sleep(0.01)
         outbox.pump(time.monotonic())
         if begun is not None and step >= begun + more:
