@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from llmtrain_operator.contract import wire
 
@@ -51,4 +50,5 @@ class Spending:
     def read(self) -> wire.Spent:
         """All of it up to now, to the microsecond."""
         self.turn(self._on)
-        return replace(wire.Spent(self._steps), **{thing: round(spent, 6) for thing, spent in self._seconds.items()})
+        times: dict[str, Any] = {thing: round(spent, 6) for thing, spent in self._seconds.items()}
+        return wire.Spent(self._steps, **times)

@@ -22,10 +22,10 @@ def taken(history: HistoryStatus | None, told: ProgressStatus, time: float, most
         return history
     times, steps = (*known.times, round(time, 1)), (*known.steps, told.step)
     losses, paces = (*known.losses, told.loss), (*known.step_seconds, told.step_seconds)
-    kept = range(len(times))
+    kept = list(range(len(times)))
     if len(times) > most:
         spare = min(range(1, len(times) - 1), key=lambda index: times[index + 1] - times[index - 1])
-        kept = [index for index in kept if index != spare]
+        kept.remove(spare)
     return HistoryStatus(
         times=tuple(times[index] for index in kept),
         steps=tuple(steps[index] for index in kept),
