@@ -61,7 +61,7 @@ def estimated(job):
     shape = shape_of(parsed)
     plan = layout(parsed, shape, Wanted(), moments(parsed))
     assert isinstance(plan, Layout)
-    return memory(shape, plan, paged=True).peak
+    return memory(shape, plan, on_host=True).peak
 
 
 @pytest.fixture(scope="module")

@@ -113,9 +113,9 @@ def test_a_pipeline_holds_as_many_micro_batches_as_it_has_stages():
     assert four.weights < one.weights / 3
 
 
-def test_host_memory_is_paged_and_an_accelerators_is_not():
+def test_host_memory_is_taken_when_touched_and_an_accelerators_is_not():
     """A reduce bucket of half a billion numbers is there at once, or as far as it is touched."""
-    whole, touched = memory(SMALL, plan()), memory(SMALL, plan(), paged=True)
+    whole, touched = memory(SMALL, plan()), memory(SMALL, plan(), on_host=True)
     assert (whole.buffers, touched.buffers) == (1e9, 2 * SMALL.parameters)
 
 

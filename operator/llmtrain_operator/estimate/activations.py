@@ -61,10 +61,9 @@ def total(shape: Shape, plan: Layout) -> float:
 
 
 def loss(shape: Shape, plan: Layout) -> float:
-    """Bytes around the loss: logits as computed and in fp32, their log-softmax, and the gradients of these."""
-    tokens = plan.micro_batch * plan.length
-    each = 4 * 3 if plan.element == 4 else 4 * 3 + 2 * 2
-    return float(tokens * shape.vocabulary * each) / plan.tensor
+    """Bytes around the loss when the backward pass begins: log-softmax of the logits in fp32, and two gradients of it.
+    The logits themselves are not kept."""
+    return 12.0 * plan.micro_batch * plan.length * shape.vocabulary / plan.tensor
 
 
 def kv_cache(shape: Shape, length: int, batch: int = 1, element: int = 2) -> int:

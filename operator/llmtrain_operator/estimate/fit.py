@@ -70,7 +70,7 @@ def _case(spec: JobSpec, members: int) -> tuple[Shape, Layout] | None:
 
 def _judged(spec: JobSpec, shape: Shape, plan: Layout, accelerator_memory: int | None) -> Iterator[Fit]:
     on_accelerator = spec.nodes.accelerator_resource is not None
-    needs = memory(shape, plan, reduce_bucket(spec), paged=not on_accelerator)
+    needs = memory(shape, plan, reduce_bucket(spec), on_host=not on_accelerator)
     kind = accelerator_of(spec)
     there = accelerator_memory or (kind.memory if kind else None)
     if on_accelerator and there:

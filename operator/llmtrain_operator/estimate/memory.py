@@ -1,8 +1,9 @@
 """Memory of one accelerator and its host while a job trains. Pure.
 
 What DeepSpeed 0.19 keeps for each parameter follows ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): weights and
-gradients in the precision of the computation, masters and moments in fp32. The peak is that of the worst of three
-moments: the backward pass begins (all activations), it ends (all gradients), the optimizer works (fp32 gradients).
+gradients in the precision of the computation, masters and moments in fp32. The peak is that of the worst of four
+moments: the backward pass begins (all activations), it ends (all gradients), gradients are turned into fp32, the
+optimizer works (and has intermediate results as large as what it is given at once).
 Guarantee: an upper bound of what the allocator hands out at once, within 10 % of what was measured on CPUs
 (tests/e2e/test_estimate_measured.py). Limits: no allocator's fragmentation, no libraries' own memory (a CUDA context
 and NCCL take 1 to 2 GB), no layer types but dense decoder blocks.
@@ -24,6 +25,9 @@ BUCKET: Final = 500_000_000
 """Numbers in DeepSpeed's reduce bucket unless its configuration says otherwise."""
 _LIVE: Final = 1_000_000_000
 """Gathered weights that ZeRO 3 lets live at once."""
+_SUB_GROUP: Final = 1_000_000_000
+"""Weights that ZeRO 3 updates at once."""
+_ADAM: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +55,25 @@ def reduce_bucket(spec: JobSpec) -> int:
     return int(given) if isinstance(given, int | float) else BUCKET
 
 
-def memory(shape: Shape, plan: Layout, bucket: int = BUCKET, *, paged: bool = False) -> Memory:
-    """What a worker needs. `bucket`: DeepSpeed's zero_optimization.reduce_bucket_size. `paged`: host memory in place of
-    an accelerator's, of which a buffer takes only what is touched."""
+def memory(shape: Shape, plan: Layout, bucket: int = BUCKET, *, on_host: bool = False) -> Memory:
+    """What a worker needs. `bucket`: DeepSpeed's zero_optimization.reduce_bucket_size. `on_host`: it trains on the CPU,
+    where a buffer takes only what is touched of it, and the optimizer goes from tensor to tensor."""
     mine = _stage_parameters(shape, plan)
-    share = mine / plan.data
     weights, gradients = _weights(shape, plan, mine), _gradients(plan, mine)
-    optimizer, step = _optimizer(plan, mine)
-    buffers = _buffers(plan, min(bucket, mine) if paged else bucket)
+    optimizer = _optimizer(plan, mine)
+    buffers = (min(bucket, mine) if on_host or plan.stage == 0 else bucket) * plan.element
     kept, around = activations.total(shape, plan), activations.loss(shape, plan)
-    standing = weights + optimizer
+    standing = weights + optimizer + (buffers if plan.stage == 3 else 0.0)
+    passing = 0.0 if plan.stage == 3 else buffers
     # With one micro-step nothing of the last step's gradients is left when the next begins.
     left = gradients if plan.micro_steps > 1 or plan.stage == 3 else 0.0
+    reserved = passing if plan.stage and not on_host else 0.0
+    turned, updating = _update(shape, plan, mine, gradients, on_host=on_host)
     moments = {
-        "the backward pass begins": standing + left + buffers + kept + around,
-        "the backward pass ends": standing + gradients + buffers + activations.kept(shape, plan),
-        "the optimizer works": standing + gradients + step,
+        "the backward pass begins": standing + left + reserved + kept + around,
+        "the backward pass ends": standing + gradients + passing + activations.kept(shape, plan),
+        "gradients are turned into fp32": standing + turned,
+        "the optimizer works": standing + updating,
     }
     worst = max(moments, key=lambda name: moments[name])
     return Memory(
@@ -78,17 +85,18 @@ def memory(shape: Shape, plan: Layout, bucket: int = BUCKET, *, paged: bool = Fa
         loss=around,
         peak=moments[worst],
         moment=worst,
-        host=_host(plan, share),
+        host=_host(plan, mine / plan.data),
         loading=_MASTER * shape.parameters,
     )
 
 
 def states(shape: Shape, plan: Layout) -> float:
-    """Bytes of weights, gradients and optimizer state alone, fp32 gradients of the update among them: what DeepSpeed's
-    own estimators count."""
+    """Bytes of weights, gradients and optimizer state alone, fp32 gradients of the whole update among them: what
+    DeepSpeed's own estimators count."""
     mine = _stage_parameters(shape, plan)
-    optimizer, step = _optimizer(plan, mine)
-    return _weights(shape, plan, mine) + _gradients(plan, mine) + optimizer + step
+    share = mine if plan.stage == 0 else mine / plan.data
+    update = 0.0 if plan.offload != "none" or plan.element == _MASTER else _MASTER * share
+    return _weights(shape, plan, mine) + _gradients(plan, mine) + _optimizer(plan, mine) + update
 
 
 def _stage_parameters(shape: Shape, plan: Layout) -> float:
@@ -114,20 +122,30 @@ def _gradients(plan: Layout, mine: float) -> float:
     return whole if plan.stage < 2 else whole / plan.data
 
 
-def _optimizer(plan: Layout, mine: float) -> tuple[float, float]:
-    """Bytes that stay, and those that the update adds: gradients in fp32."""
-    share = mine if plan.stage == 0 else mine / plan.data
-    moments = plan.moments * _MASTER * share
+def _optimizer(plan: Layout, mine: float) -> float:
+    """Masters and moments."""
     if plan.offload != "none":
-        return 0.0, 0.0
-    if plan.stage == 0 and plan.element == _MASTER:
-        return moments, 0.0
-    return moments + _MASTER * share, _MASTER * share
+        return 0.0
+    share = mine if plan.stage == 0 else mine / plan.data
+    masters = 0 if plan.stage == 0 and plan.element == _MASTER else 1
+    return (masters + plan.moments) * _MASTER * share
 
 
-def _buffers(plan: Layout, bucket: float) -> float:
-    """Reduce buckets; a second one overlaps communication in ZeRO 3."""
-    return 0.0 if plan.stage == 0 else bucket * plan.element
+def _update(shape: Shape, plan: Layout, mine: float, gradients: float, *, on_host: bool) -> tuple[float, float]:
+    """Bytes of gradients while they are turned into fp32, and with the optimizer's intermediate results while it
+    works: AdamW's denominators, of all it is given at once."""
+    if plan.offload != "none":
+        return gradients, gradients
+    share = mine if plan.stage == 0 else mine / plan.data
+    if plan.stage == 3:
+        share = min(share, _SUB_GROUP)
+    single = plan.element == _MASTER and plan.stage < 3
+    copy = 0.0 if single else _MASTER * share
+    largest = max(shape.embedding, shape.hidden * shape.intermediate) / plan.tensor
+    at_once = min(largest, share) if on_host and plan.stage == 0 else share
+    results = _MASTER * at_once * (2 if on_host and plan.moments == _ADAM else 1)
+    left = gradients + copy if plan.stage in (0, 3) else _MASTER * share
+    return gradients + copy, left + results
 
 
 def _host(plan: Layout, share: float) -> float:

@@ -98,7 +98,7 @@ def _case(spec: JobSpec, asked: Question) -> _Case | tuple[Problem, ...]:
     if not isinstance(plan, Layout):
         return plan
     host = kind is None and not spec.nodes.accelerator_resource
-    needs = memory(shape, plan, reduce_bucket(spec), paged=host)
+    needs = memory(shape, plan, reduce_bucket(spec), on_host=host)
     return _Case(spec, asked, shape, plan, kind, per_token(shape, plan.length, plan.recompute), needs)
 
 
@@ -164,7 +164,7 @@ def _parts(case: _Case) -> Iterator[Fact]:
     yield figures.size("optimizer state", needs.optimizer, f"fp32; {kept}")
     yield figures.size("buffers", needs.buffers, "DeepSpeed's reduce bucket")
     yield figures.size("activations", needs.activations, f"fused attention, {plan.recompute} recomputation")
-    logits = f"logits of {case.shape.vocabulary:,} tokens, fp32 copies, gradients"
+    logits = f"log-softmax over {case.shape.vocabulary:,} tokens in fp32, and gradients"
     yield figures.size("around the loss", needs.loss, logits)
     place = "accelerator" if case.on_accelerator else "worker"
     yield figures.size(f"peak per {place}", needs.peak, f"when {needs.moment}; not all of the above at once")
