@@ -27,11 +27,13 @@ _LOSS_TIME: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """One size. `value`: relative to the present speed, as expected. `chance`: what finding out is worth, as a share
-    of the present speed; not above 0 if it is not worth it."""
+    """One size. `value`: relative to the present speed, as expected. `doubt`: by how much that may be off between two
+    sizes that were both seen; a size that was not is gone to by expectation, once. `chance`: what finding out is worth,
+    as a share of the present speed; not above 0 if it is not worth it."""
 
     members: int
     value: float
+    doubt: float = 0.0
     chance: float = 0.0
 
 
@@ -105,11 +107,11 @@ def _prospect(situation: Situation, curve: Curve, n: int, now: float) -> Prospec
     kept = 1.0 - _loss_share(situation, n, now)
     value = speed * max(0.0, kept - pause / lasts)
     if measured(situation.samples, n):
-        return Prospect(n, value)
+        return Prospect(n, value, doubt=2 * math.hypot(curve.deviation(n), curve.deviation(size)))
     testing = ENOUGH_STEPS * curve.seconds(n)
     price = (2 * pause + testing * max(0.0, 1.0 - speed)) / lasts
     gain = _improvement(math.log(speed), curve.deviation(n)) * kept
-    return Prospect(n, value, gain - price)
+    return Prospect(n, value, chance=gain - price)
 
 
 def _improvement(mean: float, deviation: float) -> float:

@@ -3,7 +3,7 @@
 What happened comes first: a job that starts, capacity that is gone, members that a job of higher priority needs, a
 range that the user has changed. Then, if the size is measured, whether another would get more done: `outlook` weighs
 speed against the pauses that a change costs now and that the loss of the new members may cost later. A change of the
-policy's own accord has to gain at least `MARGIN`, waits for the cool-down, and must fit in the share of pauses. A size
+policy's own accord has to gain at least `MARGIN` and what noise may feign, waits for the cool-down, and must fit in the share of pauses. A size
 that was only tried may be left as soon as it is measured.
 
 The target never leaves [minimum, cap]. While nothing changes but the noise of step times, targets come to rest.
@@ -72,7 +72,7 @@ def _best(seen: Outlook) -> Decision:
     """The best size by all that is known, were there no cool-down and no share of pauses."""
     here = seen.here
     best = max(seen.others, key=lambda each: each.value, default=None)
-    if best is not None and best.value > here.value * (1 + MARGIN):
+    if best is not None and best.value > here.value * (1 + MARGIN + best.doubt):
         reason: Reason = "Growing" if best.members > here.members else "Faster"
         return _change(seen, best.members, reason, f"pause of {duration(seen.pause)} included")
     if not seen.efficient and (fewer := seen.fewer) is not None:

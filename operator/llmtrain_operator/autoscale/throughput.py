@@ -29,6 +29,8 @@ _NOISE: Final = 0.05
 """Relative deviation of a single step."""
 _FORM: Final = 0.03
 """Relative deviation of the truth from the form."""
+_LEAST: Final = 0.05
+"""No size makes so much less of a step as this, beyond what sharing it makes."""
 _ESTIMATE: Final = 0.25
 """Relative deviation of an estimate's shape."""
 _SHARED: Final = (0.95, 0.5)
@@ -53,7 +55,8 @@ class Curve:
     def seconds(self, members: int) -> float:
         """Expected seconds per step."""
         factor, _ = self.corrections.get(members, (1.0, 0.0))
-        return self.unit * _dot(self.coefficients, _features(members, self.base)) * factor
+        form = _dot(self.coefficients, _features(members, self.base))
+        return self.unit * max(form, _LEAST * min(1.0, self.base / members)) * factor
 
     def speed(self, members: int) -> float:
         """Steps per second; 0 members do none."""
