@@ -42,6 +42,7 @@ class World(RuleBasedStateMachine):
         checks=st.booleans(),
         straggler=st.sampled_from(["report", "replace"]),
         accounts=st.booleans(),
+        scales=st.booleans(),
     )
     def apply_job(
         self,
@@ -53,6 +54,7 @@ class World(RuleBasedStateMachine):
         checks: bool,
         straggler: str,
         accounts: bool,
+        scales: bool,
     ) -> None:
         self.accounts = accounts
         high = min(low + span, MAX_PODS)
@@ -65,6 +67,7 @@ class World(RuleBasedStateMachine):
         self.spec = JobSpec.model_validate(
             {
                 "nodes": {"min": low, "max": high, "spares": spares},
+                "autoscale": {"enabled": scales and low < high},
                 "model": {"preset": "gpt-tiny"},
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
@@ -83,6 +86,8 @@ class World(RuleBasedStateMachine):
         self.directives: dict[str, Directive] = {}
         self.children = False
         self.leaving: dict[str, str] = {}
+        self.room: int | None = None
+        self.claimed = 0
         self.now = 1_000_000.0
         self.number = 0
         self.born = 0
@@ -193,6 +198,11 @@ class World(RuleBasedStateMachine):
         for pod in self._running():
             self._report(pod, state="succeeded")
 
+    @precondition(lambda self: self.spec.autoscale.enabled)
+    @rule(room=st.sampled_from([None, 0, 1, 3]), claimed=st.integers(0, 2))
+    def others_come_and_go(self, room: int | None, claimed: int) -> None:
+        self.room, self.claimed = room, claimed
+
     @rule(desired=st.integers(0, 5))
     def someone_scales(self, desired: int) -> None:
         self._spec(nodes=self.spec.nodes.model_copy(update={"desired": desired}))
@@ -236,11 +246,12 @@ class World(RuleBasedStateMachine):
             return
         self.storage_works = True
         self.slow.clear()
-        for _ in range(60):
+        self.room, self.claimed = 0, 0
+        for turn in range(60):
             self.now += 15.0
             self.nodes_work()
             self.agents_obey()
-            self.training_goes_on(50)
+            self.training_goes_on(min(50, 20 + turn))
             self._check(self._plan())
         last = self._plan()
         assert not last.actions
@@ -256,7 +267,15 @@ class World(RuleBasedStateMachine):
             assert not self.status.round.ending
 
     def _plan(self):
-        observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children, leaving=self.leaving)
+        observed = Observed(
+            tuple(self.pods.values()),
+            dict(self.agents),
+            self.children,
+            leaving=self.leaving,
+            room=self.room,
+            claimed=self.claimed,
+            claimants=("d/other",) if self.claimed else (),
+        )
         return plan(self.job, self.spec, (), self.status, observed, self.now)
 
     def _check(self, decided) -> None:
