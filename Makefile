@@ -49,6 +49,12 @@ OWN_CLUSTER := $(if $(findstring command line,$(origin KUBECONFIG)),$(KUBECONFIG
 demo: $(if $(OWN_CLUSTER),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
 	$(PY) -m devcluster.demo $(if $(OWN_CLUSTER),--kubeconfig $(OWN_CLUSTER) --image "$(IMAGE)")
 
+boards: .venv/.installed  ## Regenerate the chart's dashboards and alerts from dashboards/
+	$(PY) -m dashboards
+
+pictures: images  ## Draw the boards from a real run with a fault, into docs/pictures/
+	$(PY) -m dashboards.pictures
+
 cluster-up: images  ## Start the embedded cluster
 	$(PY) -m devcluster up
 
@@ -65,7 +71,7 @@ docs: .venv/.installed  ## Regenerate docs/api.md from the models
 lint: .venv/.installed  ## ruff, mypy --strict, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy operator/llmtrain_operator trainer_image/llmtrain_trainer devcluster
+	.venv/bin/mypy operator/llmtrain_operator trainer_image/llmtrain_trainer devcluster dashboards
 	.venv/bin/lint-imports
 
 test: lint images  ## Every tier
@@ -98,4 +104,4 @@ bench-recovery bench-failover: images  # these have a cluster
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
-.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs lint test test-unit test-api test-e2e test-faults chaos soak
+.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs boards pictures lint test test-unit test-api test-e2e test-faults chaos soak

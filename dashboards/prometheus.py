@@ -103,7 +103,10 @@ def running(
     prefix: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Prometheus]:
-    """A Prometheus with these scrape_configs and files of rules, ready; it ends with the block. PrometheusError if it does not start."""
+    """A Prometheus with these scrape_configs and files of rules, ready; it ends with the block.
+
+    Raises PrometheusError if it does not start.
+    """
     config = directory / "prometheus.yml"
     jobs = [{"honor_labels": True, **scrape} for scrape in scrapes]
     pace = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), interval)

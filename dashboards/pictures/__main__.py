@@ -1,4 +1,4 @@
-"""`python -m dashboards.pictures`: run a job on a cluster of its own, kill a worker, and draw what the boards show of it.
+"""`python -m dashboards.pictures`: run a job on a cluster of its own, kill a worker, and draw what the boards show.
 
 The pictures are in docs/pictures/; everything else is removed at the end.
 """

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from dashboards.panel import Board, Panel
 from dashboards.pictures.scale import shown, ticks
 
-MOST_POINTS: Final = 90
+MOST_POINTS: Final = 60
 MOST_SERIES: Final = 10
 WIDTH: Final = 1200
 _HEIGHT: Final = 190

@@ -13,7 +13,7 @@ from dashboards.pictures import svg
 from dashboards.prometheus import Prometheus
 
 CAPTION: Final = "Drawn by llmtrain's own renderer from the boards' queries over a real run; not Grafana."
-_POINTS: Final = 80
+_POINTS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
