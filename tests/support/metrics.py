@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,11 +26,15 @@ from llmtrain_operator.api.status import (
     StragglerStatus,
 )
 from llmtrain_operator.conditions import ConditionType
-from llmtrain_operator.contract import names
+from llmtrain_operator.contract import names, wire
 from llmtrain_operator.coordinator.telemetry import Telemetry
-from llmtrain_operator.goodput import CAUSES
+from llmtrain_operator.goodput import CAUSES, IDLE
 from llmtrain_operator.incidents import OTHER
 from llmtrain_operator.metrics import Metrics
+from llmtrain_trainer.agent.environment import Environment
+from llmtrain_trainer.agent.exposition import MemberCollector
+from llmtrain_trainer.agent.membership import Membership
+from llmtrain_trainer.agent.metrics import Book
 
 TIME = "2026-01-01T00:00:00Z"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "monitoring.md"
@@ -95,6 +99,7 @@ def eventful() -> JobStatus:
         lost_steps_total=2,
         restarts=30,
         ledger=dict.fromkeys(CAUSES, 10.0),
+        accelerator_ledger=dict.fromkeys((*CAUSES, IDLE), 40.0),
     )
 
 
@@ -126,3 +131,66 @@ def operator_text() -> bytes:
 def coordinator_text() -> bytes:
     """A scrape of a coordinator."""
     return generate_latest(Telemetry().registry)
+
+
+def member_text() -> bytes:
+    """A scrape of a member that trains and was restored."""
+    urls, place = ("ws://127.0.0.1:1",), Path("token")
+    environment = Environment("ns/a", "a-0-1", "u0", 0, 1, "127.0.0.1", 1, urls, "", place, 5, {})
+    membership, book = Membership(environment), Book()
+    membership.enter(wire.Round(3, (), 1), 0)
+    book.hear(
+        wire.Progress(
+            0,
+            3,
+            step=7,
+            loss=2.5,
+            gradient_norm=1.0,
+            learning_rate=1e-4,
+            tokens_per_second=1e4,
+            mfu=0.4,
+            checkpoints=wire.Checkpoints(step=5, restore_seconds=0.7, restored_tier="peer"),
+            flash=wire.Flash(step=7, committed=6, stall_seconds=0.01),
+        )
+    )
+    registry = CollectorRegistry()
+    registry.register(MemberCollector(environment, membership, book))
+    return generate_latest(registry)
+
+
+SCRAPES: Mapping[str, Callable[[], bytes]] = {
+    "operator": operator_text,
+    "coordinator": coordinator_text,
+    "member": member_text,
+}
+"""By the name of the table."""
+
+
+def row(family: Metric) -> str:
+    """A line of a table."""
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    labels = {label for sample in family.samples for label in sample.labels if label != "le"}
+    own = ", ".join(sorted(labels - {"namespace", "job", "member"}))
+    return f"| `{name}` | {family.type} | {own} | {family.documentation} |"
+
+
+def _markers(which: str) -> tuple[str, str]:
+    return f"<!-- {which}: python -m tests.support.metrics -->", f"<!-- end of {which} -->"
+
+
+def table(which: str) -> str:
+    """Every series that a scrape shows, with the markers of its place in docs/monitoring.md."""
+    begin, end = _markers(which)
+    rows = [row(family) for family in families(SCRAPES[which]()) if not family.name.startswith("process_")]
+    return "\n".join(
+        [begin, "| metric | type | further labels | what it is |", "| --- | --- | --- | --- |", *rows, end]
+    )
+
+
+if __name__ == "__main__":
+    text = DOCUMENT.read_text()
+    for name in SCRAPES:
+        first, last = _markers(name)
+        before, _, rest = text.partition(first)
+        text = before + table(name) + rest.partition(last)[2]
+    DOCUMENT.write_text(text)

@@ -23,7 +23,7 @@ from llmtrain_operator.http import serve
 from llmtrain_operator.metrics import Metrics
 from llmtrain_operator.metrics.jobs import SERIES_PER_JOB
 from llmtrain_operator.metrics.training import members_by_state
-from tests.support.metrics import TIME, coordinator_text, eventful, families, operator_text, samples
+from tests.support.metrics import DOCUMENT, SCRAPES, TIME, eventful, families, samples, table
 
 LABELS = {
     "namespace",
@@ -40,6 +40,7 @@ LABELS = {
     "resource",
     "code",
     "le",
+    "member",
 }
 
 
@@ -121,7 +122,7 @@ def test_only_the_leader_shows_jobs():
 
 def test_names_follow_the_rules():
     """Prefix llmtrain_ or process_, base units, and no label that grows without bound."""
-    for family in (*families(operator_text()), *families(coordinator_text())):
+    for family in (family for scraped in SCRAPES.values() for family in families(scraped())):
         assert re.fullmatch(r"(llmtrain|process)_[a-z_]+", family.name)
         assert family.documentation
         assert not re.search(r"(milliseconds|minutes|percent|megabytes)", family.name)
@@ -134,7 +135,7 @@ def test_the_series_of_a_job_are_bounded():
     metrics = Metrics()
     metrics.job("ns", "a", eventful())
     found = [sample for family in families(metrics.text()) for sample in family.samples if "job" in sample.labels]
-    assert len(found) == SERIES_PER_JOB < 100
+    assert len(found) == SERIES_PER_JOB < 120
     metrics.job("ns", "b", JobStatus())
     fresh = [
         sample for family in families(metrics.text()) for sample in family.samples if sample.labels.get("job") == "b"
@@ -262,6 +263,20 @@ LEAVING = (LeavingNodeStatus(name="n", taint="t", pods=("u1", "gone")),)
 def test_members_by_state(status, expected):
     """As far as the status tells."""
     assert {state: count for state, count in members_by_state(status).items() if count} == expected
+
+
+@pytest.mark.parametrize("which", SCRAPES)
+def test_the_docs_list_every_series(which):
+    """`python -m tests.support.metrics` writes the tables."""
+    assert table(which) in DOCUMENT.read_text()
+
+
+def test_the_docs_say_how_many_there_are_at_most():
+    """Of the operator's per job, and of a member's."""
+    text, member = DOCUMENT.read_text(), list(families(SCRAPES["member"]()))
+    count = sum(len(family.samples) for family in member)
+    assert f"at most {SERIES_PER_JOB} series" in text
+    assert f"a member has {count} at most" in text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.conditions import seconds
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Check, Checkpoints, Directive, Failure, Pace, Preflight, Progress, Report
+from llmtrain_operator.contract.wire import (
+    Check,
+    Checkpoints,
+    Directive,
+    Failure,
+    Pace,
+    Preflight,
+    Progress,
+    Report,
+    Spent,
+)
 from llmtrain_operator.plan import plan
 from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, FillDesired, JobView, Observed, PodView
 
@@ -31,10 +41,20 @@ class World(RuleBasedStateMachine):
         durable=st.booleans(),
         checks=st.booleans(),
         straggler=st.sampled_from(["report", "replace"]),
+        accounts=st.booleans(),
     )
     def apply_job(
-        self, low: int, span: int, spares: int, restarts: int, durable: bool, checks: bool, straggler: str
+        self,
+        low: int,
+        span: int,
+        spares: int,
+        restarts: int,
+        durable: bool,
+        checks: bool,
+        straggler: str,
+        accounts: bool,
     ) -> None:
+        self.accounts = accounts
         high = min(low + span, MAX_PODS)
         self.durable = durable
         self.storage_works = True
@@ -249,7 +269,7 @@ class World(RuleBasedStateMachine):
         self._check_endings(decided, in_round)
         if not decided.status.completion_time and decided.status.start_time:
             lived = self.now - seconds(decided.status.start_time)
-            assert sum(decided.status.ledger.values()) == pytest.approx(lived, abs=0.1)
+            self._check_time(decided.status, lived)
         for action in decided.actions:
             if isinstance(action, DeletePod):
                 assert action.reason
@@ -258,6 +278,17 @@ class World(RuleBasedStateMachine):
         if decided.status.state in ENDED:
             assert not any(isinstance(action, CreatePod) for action in decided.actions)
         self._carry_out(decided)
+
+    def _check_time(self, status: JobStatus, lived: float) -> None:
+        """Every second is booked once, in the timeline too; accelerators are paid for while there are pods."""
+        assert sum(status.ledger.values()) == pytest.approx(lived, abs=0.002)
+        assert min(status.ledger.values(), default=0.0) >= 0
+        assert min(status.accelerator_ledger.values(), default=0.0) >= 0
+        assert sum(each.seconds for each in status.timeline) == pytest.approx(lived, abs=0.01)
+        drawn = {cause: sum(s.seconds for s in status.timeline if s.cause == cause) for cause in status.ledger}
+        assert drawn == pytest.approx(status.ledger, abs=0.01)
+        most = lived * (MAX_PODS + self.spec.nodes.spares + len(self.pods))
+        assert sum(status.accelerator_ledger.values()) <= most + 0.01
 
     def _is_slow(self, decided, uid: str) -> bool:
         """Whether this is the one straggler that may be replaced: all others are there, and are enough."""
@@ -355,9 +386,20 @@ class World(RuleBasedStateMachine):
             error = "" if self.storage_works else "no space left on device"
             said = Checkpoints(self.saved, error=error, error_reason=error and names.REASON_STORAGE_FULL)
         progress = Progress(pod.index, self.number, step=step, max_steps=100, step_seconds=1.0, checkpoints=said)
+        progress = dataclasses.replace(progress, spent=self._spent(step))
         uids = [member.uid for member in self.status.round.members] if self.status.round else []
         rank = uids.index(pod.uid) if pod.uid in uids else 0
         self._report(pod, progress=progress, paces=(Pace(rank, 9.0 if pod.index == self.straggler else 5.0, 10.0),))
+
+    def _spent(self, step: int) -> Spent | None:
+        """Where its time went, up to half a second ago, in a round that took five seconds to begin."""
+        if not self.accounts or not self.status.round:
+            return None
+        ago = max(0.0, self.now - 0.5 - seconds(self.status.round.started_at))
+        first = min(step, self.status.best_step)
+        return Spent(
+            step - first, loading=min(ago, 5.0), stepping=max(0.0, ago - 5.0) * 0.75, data=max(0.0, ago - 5.0) / 4
+        )
 
     def _report(self, pod: PodView, **changes) -> None:
         known = self.agents.get(pod.uid)

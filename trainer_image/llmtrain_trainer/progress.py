@@ -15,6 +15,7 @@ import threading
 from typing import Any, Final
 
 from llmtrain_operator.contract import names, wire
+from llmtrain_trainer.spending import Spending
 
 LAST_WORD: Final = 1.0
 """Seconds that a worker which ends waits for an agent that is slow to hear it."""
@@ -35,9 +36,13 @@ class StepTimes:
 
 
 class Reporter:
-    """Keeps this worker's `wire.Progress` and sends it on every change. Any thread may tell one."""
+    """Keeps this worker's `wire.Progress` and sends it on every change. Any thread may tell one, but for a phase.
+
+    `spending`: where this worker's time goes, which is told with the phase, at each step too.
+    """
 
     def __init__(self, rank: int, max_steps: int) -> None:
+        self.spending = Spending()
         self.progress = wire.Progress(
             rank=rank, round=int(os.environ.get(names.ENV_ROUND, "0")), phase="loading", max_steps=max_steps
         )
@@ -50,6 +55,8 @@ class Reporter:
 
     def update(self, **changes: Any) -> None:
         """Change the named fields of the progress and send all of it."""
+        if "phase" in changes:
+            changes["spent"] = self.spending.read()
         with self._lock:
             if (took := changes.get("step_seconds")) is not None:
                 changes["durations"] = self._steps.with_one(took)

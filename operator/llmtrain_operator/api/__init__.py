@@ -11,6 +11,7 @@ from llmtrain_operator.api.status import (
     EndingStatus,
     FailureStatus,
     FlashStatus,
+    HistoryStatus,
     HolderStatus,
     IncidentStatus,
     JobStatus,
@@ -23,7 +24,10 @@ from llmtrain_operator.api.status import (
     ReplacedStatus,
     RollbackStatus,
     RoundStatus,
+    SegmentStatus,
     StragglerStatus,
+    TallyStatus,
+    UnheardStatus,
 )
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "EndingStatus",
     "FailureStatus",
     "FlashStatus",
+    "HistoryStatus",
     "HolderStatus",
     "IncidentStatus",
     "JobSpec",
@@ -47,5 +52,8 @@ __all__ = [
     "ReplacedStatus",
     "RollbackStatus",
     "RoundStatus",
+    "SegmentStatus",
     "StragglerStatus",
+    "TallyStatus",
+    "UnheardStatus",
 ]

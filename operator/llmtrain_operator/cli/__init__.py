@@ -14,6 +14,7 @@ from llmtrain_operator.cli.completion import completion
 from llmtrain_operator.cli.control import resume, suspend
 from llmtrain_operator.cli.events import events
 from llmtrain_operator.cli.explain import explain
+from llmtrain_operator.cli.goodput import goodput
 from llmtrain_operator.cli.incidents import incidents
 from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
@@ -30,7 +31,7 @@ def main() -> None:
 
 
 for _command in (
-    *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints, chaos),
+    *(status, logs, events, incidents, goodput, explain, scale, suspend, resume, checkpoints, chaos),
     *(local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)

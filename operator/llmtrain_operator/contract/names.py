@@ -63,6 +63,7 @@ ENV_ZYGOTE: Final = "LLMTRAIN_ZYGOTE"  # "off": workers are started anew each ti
 # Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)
 ENV_ROUND: Final = "LLMTRAIN_ROUND"
 ENV_PROGRESS_SOCKET: Final = "LLMTRAIN_PROGRESS_SOCKET"  # unix datagram socket that takes `wire.Progress` as JSON
+ENV_STEP_LOG: Final = "LLMTRAIN_STEP_LOG"  # file that rank 0 appends a line to after each step; absent: none
 ENV_FLASH_SOCKET: Final = "LLMTRAIN_FLASH_SOCKET"  # unix datagram socket that takes notices of snapshots
 ENV_FLASH_ADDRESS: Final = "LLMTRAIN_FLASH_ADDRESS"  # host:port where the agent hands out its pod's snapshots
 ENV_MTBF: Final = "LLMTRAIN_MTBF"  # mean seconds between failures of the job so far; absent: it had none

@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 
 from llmtrain_operator import progress
 from llmtrain_operator.api import JobStatus
-from llmtrain_operator.goodput import CAUSES, goodput
+from llmtrain_operator.goodput import CAUSES, IDLE, goodput
 from llmtrain_operator.metrics.series import Labelled, Series, Value, counter, counters, gauge, gauges
 
 MOST_STRAGGLERS: Final = 8
@@ -54,6 +54,11 @@ def _time(status: JobStatus) -> Iterator[tuple[str, float]]:
     return ((cause, status.ledger[cause]) for cause in CAUSES if cause in status.ledger)
 
 
+def _accelerator_time(status: JobStatus) -> Iterator[tuple[str, float]]:
+    booked = status.accelerator_ledger
+    return ((cause, booked[cause]) for cause in (*CAUSES, IDLE) if cause in booked)
+
+
 SERIES: Final[tuple[Series, ...]] = (
     gauge("step", "Optimizer steps done.", _progress("step")),
     gauge("max_steps", "Optimizer steps to do.", _progress("max_steps")),
@@ -87,4 +92,11 @@ LABELLED: Final[tuple[Labelled, ...]] = (
         _stragglers,
     ),
     counters("time_seconds_total", "Seconds since the start, by what they went to.", "cause", len(CAUSES), _time),
+    counters(
+        "accelerator_seconds_total",
+        "The same in accelerator time: seconds times workers.",
+        "cause",
+        len(CAUSES) + 1,
+        _accelerator_time,
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Literal
 
-from llmtrain_operator import incidents, membership, progress
+from llmtrain_operator import goodput, incidents, membership, progress
 from llmtrain_operator.api import RollbackStatus
 from llmtrain_operator.conditions import short
 from llmtrain_operator.contract.wire import Round
@@ -50,9 +50,26 @@ def recovered(run: Draft) -> None:
         return
     after = incidents.trains(run.status.incidents, restored, run.now)
     if after != run.status.incidents:
-        _close(run, after)
+        _close(run, _with_cost(run, after))
         run.tell("Recovered", incidents.told(after[-1]))
         _judge(run)
+    if run.step >= run.status.best_step:
+        settle_cost(run)
+
+
+def settle_cost(run: Draft) -> None:
+    """What the newest incident cost is known: all is done again, or not going to be. One that is not over goes on."""
+    known = run.status.incidents
+    if run.status.tally.before is not None and (not known or known[-1].outcome):
+        run.set(incidents=_with_cost(run, known), tally=run.status.tally.model_copy(update={"before": None}))
+
+
+def _with_cost(run: Draft, known: incidents.Incidents) -> incidents.Incidents:
+    before = run.status.tally.before
+    if before is None or not known:
+        return known
+    badput = goodput.cost(run.status.ledger, before)
+    return (*known[:-1], known[-1].model_copy(update={"badput": badput}))
 
 
 def _restored(run: Draft) -> int | None:
@@ -90,6 +107,7 @@ def end_incident(run: Draft, outcome: Literal["Suspended", "Complete", "Failed"]
     after = incidents.ended(run.status.incidents, outcome)
     if after != run.status.incidents:
         _close(run, after)
+        settle_cost(run)
         if outcome == "Failed":
             _judge(run)
 

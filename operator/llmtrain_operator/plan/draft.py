@@ -96,6 +96,12 @@ class Draft:
         return max(nodes.min, min(desired, nodes.maximum))
 
     @property
+    def paid_for(self) -> int:
+        """Workers that there is room for in the pods that have a node, whatever they do."""
+        pods = (pod for pod in self.observed.pods if pod.phase not in podset.ENDED_PHASES)
+        return sum(pod.scheduled for pod in pods) * self.spec.nodes.proc_per_node
+
+    @property
     def indexes(self) -> tuple[int, ...]:
         """The indexes of the pods that the job should have now. Which of them are members is up to the round, the
         others are spares."""

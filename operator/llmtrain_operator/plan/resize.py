@@ -49,7 +49,7 @@ def decide(run: Draft) -> None:
         if run.spec.suspend and run.resumable:
             _begin(run, "Suspend", "spec.suspend is true")
         elif leaving := _departing(run, current):
-            _begin(run, "Resize", leaving)
+            _begin(run, "Resize", leaving, leave=True)
         elif sizing.end:
             _begin(run, "Resize", sizing.message)
     if run.ending is not None:
@@ -63,9 +63,9 @@ def part(run: Draft, current: Round) -> None:
         return
     told = membership.told_to_end(current, run.observed.agents)
     if told:
-        _begin(run, "Resize", f"{_names(current, told)} was told to end")
+        _begin(run, "Resize", f"{_names(current, told)} was told to end", leave=True)
     elif leaving := drained(run, current):
-        _begin(run, "Resize", f"{_names(current, leaving)} is being deleted")
+        _begin(run, "Resize", f"{_names(current, leaving)} is being deleted", leave=True)
 
 
 def drained(run: Draft, current: Round) -> frozenset[str]:
@@ -118,9 +118,9 @@ def _late(run: Draft, ending: EndingStatus) -> bool:
     return run.now - seconds(ending.since) >= SAVE_PATIENCE
 
 
-def _begin(run: Draft, reason: Literal["Resize", "Suspend"], message: str) -> None:
+def _begin(run: Draft, reason: Literal["Resize", "Suspend"], message: str, *, leave: bool = False) -> None:
     assert run.status.round is not None
-    ending = EndingStatus(reason=reason, message=message, since=timestamp(run.now))
+    ending = EndingStatus(reason=reason, message=message, since=timestamp(run.now), leaving=leave)
     run.set(round=run.status.round.model_copy(update={"ending": ending}))
     run.tell("RoundEnding", f"round {run.status.round.number} is to save its state and end: {message}")
 

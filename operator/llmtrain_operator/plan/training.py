@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
-from llmtrain_operator.conditions import timestamp
+from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.goodput.history import taken
 from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.departure import note_departures
@@ -90,6 +91,9 @@ def _take_in(run: Draft) -> None:
     note_flash(run)
     note_checkpoints(run)
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
+    if run.status.progress and run.status.start_time:
+        lived = run.now - seconds(run.status.start_time)
+        run.set(history=taken(run.status.history, run.status.progress, lived))
     note_stragglers(run)
 
 

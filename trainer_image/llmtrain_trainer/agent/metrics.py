@@ -7,7 +7,6 @@ and training goes on.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Iterable
@@ -20,16 +19,18 @@ from llmtrain_trainer.agent.membership import Membership
 
 log = logging.getLogger(__name__)
 
+CLASSES: Final = len(STEP_BOUNDS) + 1
+"""Of durations that steps are counted by; a trainer that has others is of another version, and not counted."""
 _BEFORE_TRAINING: Final = frozenset({"loading", "restoring"})
 """Phases in which a worker does not yet know where training goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over all rounds. `steps`: of each class of durations, see `wire.Durations`. Seconds that a worker waited for
-    data, or stood still for snapshots, are those of whichever of the member's workers did so longest."""
+    """Sums over all rounds. `steps`: of each class of durations, see `wire.Durations`. `data_seconds`: of whichever of
+    a round's workers has waited for its batches longest."""
 
-    steps: tuple[int, ...] = (0,) * (len(STEP_BOUNDS) + 1)
+    steps: tuple[int, ...] = (0,) * CLASSES
     step_seconds: float = 0.0
     data_seconds: float = 0.0
 
@@ -72,16 +73,14 @@ class Book:
 
 
 def _plus(past: Totals, said: Iterable[Progress]) -> Totals:
-    """With what one round's workers have told, in the order of their ranks."""
+    """With what one round's workers have told; all of them take the same steps, so the first one's are the member's."""
     told = sorted(said, key=lambda each: each.rank)
-    steps = next((each.durations for each in told if each.durations), None)
+    known = [each.durations for each in told if each.durations and len(each.durations.counts) == CLASSES]
     spent = [each.spent for each in told if each.spent]
     return Totals(
-        tuple(sum(pair) for pair in itertools.zip_longest(past.steps, steps.counts, fillvalue=0))
-        if steps
-        else past.steps,
-        past.step_seconds + (steps.seconds if steps else 0.0),
-        past.data_seconds + max((each.data for each in spent), default=0.0),
+        steps=tuple(sum(pair) for pair in zip(past.steps, known[0].counts, strict=True)) if known else past.steps,
+        step_seconds=past.step_seconds + (known[0].seconds if known else 0.0),
+        data_seconds=past.data_seconds + max((each.data for each in spent), default=0.0),
     )
 
 

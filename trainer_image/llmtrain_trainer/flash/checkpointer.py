@@ -85,8 +85,10 @@ class Checkpointer:
         """
         step = 0
         if self._session is not None:
-            self._reporter.update(phase="restoring")
-            step = self._restore(self._session)
+            with self._reporter.spending.on("restoring"):
+                self._reporter.update(phase="restoring")
+                step = self._restore(self._session)
+        self._reporter.spending.turn("stepping")
         self._reporter.update(phase="training", step=step)
         return step
 
@@ -115,6 +117,7 @@ class Checkpointer:
         self._boundary = now
         if loss is not None:
             progress["loss"] = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        self._reporter.spending.stepped()
         self._reporter.update(phase="training", step=step, **progress)
 
     def rewind_generators(self) -> None:
