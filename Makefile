@@ -52,6 +52,12 @@ OWN_CLUSTER := $(if $(findstring command line,$(origin KUBECONFIG)),$(KUBECONFIG
 demo: $(if $(OWN_CLUSTER),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
 	$(PY) -m devcluster.demo $(if $(OWN_CLUSTER),--kubeconfig $(OWN_CLUSTER) --image "$(IMAGE)")
 
+boards: .venv/.installed  ## Regenerate the chart's dashboards and alerts from dashboards/
+	$(PY) -m dashboards
+
+pictures: images  ## Draw the boards from a real run with a fault, into docs/pictures/
+	$(PY) -m dashboards.pictures
+
 cluster-up: images  ## Start the embedded cluster
 	$(PY) -m devcluster up
 
@@ -71,7 +77,7 @@ picture: .venv/.installed browser  ## Draw docs/pictures/dashboard.png anew, fro
 lint: .venv/.installed  ## ruff, mypy --strict, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy operator/llmtrain_operator trainer_image/llmtrain_trainer devcluster
+	.venv/bin/mypy operator/llmtrain_operator trainer_image/llmtrain_trainer devcluster dashboards
 	.venv/bin/lint-imports
 
 test: lint images browser  ## Every tier
@@ -99,9 +105,9 @@ NODE_FAULTS ?= 40
 chaos: $(if $(filter 0,$(NODE_FAULTS)),setup,images)  ## Random faults against undisturbed runs (SEED, FAULTS on processes, NODE_FAULTS on nodes)
 	$(PY) -P tests/bench/chaos.py --seed $(SEED) --faults $(FAULTS) --node-faults $(NODE_FAULTS)
 
-bench-recovery bench-failover: images  # these have a cluster
+bench-recovery bench-failover bench-goodput: images  # these have a cluster
 
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
-.PHONY: help setup system browser lock images sbom demo cluster-up cluster-down crd docs picture lint test test-unit test-api test-e2e test-faults chaos soak
+.PHONY: help setup system browser lock images sbom demo cluster-up cluster-down crd docs boards picture pictures lint test test-unit test-api test-e2e test-faults chaos soak

@@ -98,16 +98,20 @@ def running(
     directory: Path,
     scrapes: Sequence[Mapping[str, Any]],
     *,
+    rules: Sequence[Path] = (),
     interval: str = "3s",
     prefix: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Prometheus]:
-    """A Prometheus with these scrape_configs, ready; it ends with the block. PrometheusError if it does not start."""
+    """A Prometheus with these scrape_configs and files of rules, ready; it ends with the block.
+
+    Raises PrometheusError if it does not start.
+    """
     config = directory / "prometheus.yml"
     jobs = [{"honor_labels": True, **scrape} for scrape in scrapes]
-    config.write_text(
-        yaml.safe_dump({"global": {"scrape_interval": interval, "scrape_timeout": interval}, "scrape_configs": jobs})
-    )
+    pace = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), interval)
+    whole = {"global": pace, "rule_files": [str(rule.resolve()) for rule in rules], "scrape_configs": jobs}
+    config.write_text(yaml.safe_dump(whole))
     port = _free_port()
     command = [
         *prefix,
