@@ -24,7 +24,7 @@ from llmtrain_operator.estimate.report import Estimate, Question, estimate
 _POWERS: Final = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 
-class _Large(click.ParamType):
+class _Large(click.ParamType[float]):
     """A number such as 150e9, 150B or 1.4T."""
 
     name = "number"

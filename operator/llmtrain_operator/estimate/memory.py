@@ -1,9 +1,9 @@
 """Memory of one accelerator and its host while a job trains. Pure.
 
 What DeepSpeed 0.19 keeps for each parameter follows ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): weights and
-gradients in the precision of the computation, masters and moments in fp32. The peak is that of the worst of four
-moments: the backward pass begins (all activations), it ends (all gradients), gradients are turned into fp32, the
-optimizer works (and has intermediate results as large as what it is given at once).
+gradients in the precision of the computation, masters and moments in fp32. The peak is that of the worst of three
+moments: the backward pass begins (all activations), it ends (all gradients), the optimizer works (gradients in fp32,
+and intermediate results as large as what it is given at once).
 Guarantee: an upper bound of what the allocator hands out at once, within 10 % of what was measured on CPUs
 (tests/e2e/test_estimate_measured.py). Limits: no allocator's fragmentation, no libraries' own memory (a CUDA context
 and NCCL take 1 to 2 GB), no layer types but dense decoder blocks.
@@ -68,12 +68,10 @@ def memory(shape: Shape, plan: Layout, bucket: int = BUCKET, *, on_host: bool = 
     # With one micro-step nothing of the last step's gradients is left when the next begins.
     left = gradients if plan.micro_steps > 1 or plan.stage == 3 else 0.0
     reserved = passing if plan.stage and not on_host else 0.0
-    turned, updating = _update(shape, plan, mine, gradients, on_host=on_host)
     moments = {
         "the backward pass begins": standing + left + reserved + kept + around,
         "the backward pass ends": standing + gradients + passing + activations.kept(shape, plan),
-        "gradients are turned into fp32": standing + turned,
-        "the optimizer works": standing + updating,
+        "the optimizer works": standing + _update(shape, plan, mine, gradients, on_host=on_host),
     }
     worst = max(moments, key=lambda name: moments[name])
     return Memory(
@@ -131,21 +129,19 @@ def _optimizer(plan: Layout, mine: float) -> float:
     return (masters + plan.moments) * _MASTER * share
 
 
-def _update(shape: Shape, plan: Layout, mine: float, gradients: float, *, on_host: bool) -> tuple[float, float]:
-    """Bytes of gradients while they are turned into fp32, and with the optimizer's intermediate results while it
-    works: AdamW's denominators, of all it is given at once."""
+def _update(shape: Shape, plan: Layout, mine: float, gradients: float, *, on_host: bool) -> float:
+    """Bytes of gradients, also in fp32, and the optimizer's intermediate results while it works: AdamW's denominators,
+    of all it is given at once."""
     if plan.offload != "none":
-        return gradients, gradients
+        return gradients
     share = mine if plan.stage == 0 else mine / plan.data
     if plan.stage == 3:
         share = min(share, _SUB_GROUP)
-    single = plan.element == _MASTER and plan.stage < 3
-    copy = 0.0 if single else _MASTER * share
+    # DeepSpeed flattens the gradients of a partition into a copy, and keeps what they were flattened from.
+    copy = 0.0 if plan.element == _MASTER and plan.stage == 0 else _MASTER * share
     largest = max(shape.embedding, shape.hidden * shape.intermediate) / plan.tensor
     at_once = min(largest, share) if on_host and plan.stage == 0 else share
-    results = _MASTER * at_once * (2 if on_host and plan.moments == _ADAM else 1)
-    left = gradients + copy if plan.stage in (0, 3) else _MASTER * share
-    return gradients + copy, left + results
+    return gradients + copy + _MASTER * at_once * (2 if on_host and plan.moments == _ADAM else 1)
 
 
 def _host(plan: Layout, share: float) -> float:
