@@ -138,7 +138,8 @@ def test_a_job_s_page_tells_everything(stage: Stage, url: str, open_tab: Callabl
     tab = open_tab(url)
     tab.page.get_by_role("link", name="gpt").click()
     tab.shows("step 40/100 (40%)", "Goodput 90.0%", "node-a", "node-b", "gpt-1-1", "Newest failure: WorkerKilled")
-    assert tab.page.locator("rect.cause").count() == 4 + 3  # the timeline and its legend
+    assert tab.page.locator("section[aria-label=Goodput] rect.cause").count() == 4 + 3  # the timeline and its legend
+    assert tab.page.locator("section[aria-label=Incidents] rect.cause").count() == 3  # noticed, next round, next step
     assert tab.page.locator(".flag").count() == 1
     assert "3.8 at step 10, 3.2 at step 40" in (tab.page.locator("svg.chart").first.get_attribute("aria-label") or "")
     tab.page.get_by_text("Traceback", exact=True).click()

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
 _LOST = "net::ERR_"
 """What the browser itself says of a server that is away."""
-PATIENCE = 30_000
+PATIENCE = 120_000
 
 
 @dataclass
@@ -59,7 +59,7 @@ def chromium() -> Iterator[Browser]:
     program = shutil.which("chromium")
     assert program, "there is no chromium: `make browser`"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(_ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=program, args=list(_ARGUMENTS), timeout=PATIENCE)
         yield browser
         browser.close()
 

@@ -34,7 +34,7 @@ def ask(url: str, path: str, method: str = "GET", **headers: str) -> tuple[int, 
     """One request of `path` below the page's key, or as it is if it begins with a slash."""
     parts = urlsplit(url)
     assert parts.hostname
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
     connection.request(method, path if path.startswith("/") else parts.path + path, headers=headers)
     answer = connection.getresponse()
     return answer.status, answer.read().decode(), answer.headers
@@ -97,6 +97,12 @@ def test_only_names_of_this_machine_are_answered(url: str, host: str, code: int)
     assert ask(url, "", Host=host)[0] == code
 
 
+def test_the_address_without_its_last_slash_leads_to_the_page(url: str) -> None:
+    """As people copy it."""
+    code, _, headers = ask(url, f"/{KEY}")
+    assert (code, headers["Location"]) == (308, f"/{KEY}/")
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_it_only_reads(url: str, method: str) -> None:
     """There is nothing that a request could change."""
@@ -106,7 +112,7 @@ def test_it_only_reads(url: str, method: str) -> None:
 def stream(url: str, job: str = "") -> Iterator[dict]:
     """The news that come."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     connection.request("GET", f"{parts.path}news?job={job}")
     answer = connection.getresponse()
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"

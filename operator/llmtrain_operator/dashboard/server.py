@@ -117,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(421, "text/plain", _NO_NAME.encode())
         elif not hmac.compare_digest(key.encode(), self.server.key.encode()):
             self._answer(403, "text/plain", _NO_KEY.encode())
+        elif path.count("/") == 1:
+            self._begin(308, "text/plain", {"Location": f"/{key}/", "Content-Length": "0"})
         elif rest == ["news"]:
             self._stream((parse_qs(query).get("job") or [""])[0])
         elif found := self.server.assets.get(rest[0] or "index.html"):
