@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from llmtrain_trainer.trackers.outbox import Outbox
+from llmtrain_trainer.trackers.outbox import Outbox, close_all
 from llmtrain_trainer.trackers.points import Point
 from tests.e2e.test_local import ROOT, Local, spec
 from tests.support import tracked
@@ -116,8 +116,7 @@ def test_a_tracker_that_is_killed_at_any_instant_leaves_no_gap(
     outbox = Outbox(name)
     for step in range(known + 1, LAST + 1):
         outbox.add(step, _point(step))
-    outbox.pump(time.monotonic())
-    outbox.close(PATIENCE)
+    close_all([outbox], PATIENCE)
     assert not outbox.trouble
     record = tracked.READERS[name](tmp_path / "records" / name)
     assert (_missing(record, LAST), _repeated(record)) == (set(), [])
@@ -145,6 +144,7 @@ def _killed_round(outbox: Outbox, first: int, more: int) -> int:
             break
         time.sleep(0.004)
     outbox.end()
+    outbox._process.wait()
     return outbox.kept
 
 

@@ -150,9 +150,7 @@ BAD = (
         "spec.checkpoint.durable.every",
     ),
     Bad("negative budget", {"recovery": {"maxRestarts": -1}}, "spec.recovery.maxRestarts"),
-    Bad(
-        "tracking without a tracker", {"tracking": {"everySteps": 5}}, "spec.tracking", "give at least one of tracking."
-    ),
+    Bad("tracking without a tracker", {"tracking": {"everySteps": 5}}, "spec.tracking", "give at least one of"),
     Bad("event files in a bucket", {"tracking": {"tensorboard": {"dir": "s3://b/t"}}}, "spec.tracking.tensorboard.dir"),
     Bad(
         "offline without a folder",

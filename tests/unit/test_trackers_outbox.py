@@ -12,7 +12,7 @@ import pytest
 
 from llmtrain_operator.contract import wire
 from llmtrain_trainer.trackers import outbox as module
-from llmtrain_trainer.trackers.outbox import MOST, Outbox
+from llmtrain_trainer.trackers.outbox import MOST, Outbox, close_all
 from llmtrain_trainer.trackers.points import Point
 from llmtrain_trainer.trackers.tracking import said
 
@@ -82,7 +82,7 @@ def test_all_points_are_kept_and_the_run_is_closed(record):
     outbox = _outbox(SERVES)
     _add(outbox, 1, 3000)
     outbox.pump(time.monotonic())
-    outbox.close(60.0)
+    close_all([outbox], 60.0)
     assert (_steps(record), outbox.trouble) == (list(range(1, 3001)), "")
     assert record.with_suffix(".finished").exists()
 
@@ -92,7 +92,7 @@ def test_a_tracker_that_fails_is_started_again_and_told_what_it_lacks(record, mo
     monkeypatch.setenv("DIES_AT", "3")
     outbox = _outbox(SERVES)
     _add(outbox, 1, 5)
-    _pump(outbox, lambda: outbox.error and outbox._process is None)
+    _pump(outbox, lambda: outbox.error and outbox.closed)
     assert (outbox.reason, outbox.error) == ("TrackerFailed", "RuntimeError: the disk is full")
     assert said([outbox]) == wire.Tracking(False, "TrackerFailed", "x: RuntimeError: the disk is full")
     _pump(outbox, lambda: outbox.kept == 5, time.monotonic() + 100)
@@ -107,8 +107,8 @@ def test_a_killed_tracker_is_followed_by_another(record):
     _pump(outbox, lambda: outbox.kept == 5)
     os.kill(outbox._process.pid, 9)
     _add(outbox, 6, 9)
-    _pump(outbox, lambda: outbox.error and outbox._process is None)
-    assert outbox.error == "its process ended with status -9"
+    _pump(outbox, lambda: outbox.error and outbox.closed)
+    assert outbox.error.startswith("its process has ended")
     _pump(outbox, lambda: outbox.kept == 9, time.monotonic() + 100)
     assert _steps(record) == list(range(1, 10))
     outbox.end()
@@ -120,34 +120,53 @@ def test_a_tracker_that_hangs_costs_nothing_and_is_told():
     for step in range(1, MOST + 101):
         _add(outbox, step, step)
         outbox.pump(0.0)
-    first = outbox._process
+    assert not outbox.closed
     outbox.pump(31.0)
-    assert first.poll() is not None
+    assert outbox.closed
     assert outbox.reason == "TrackerHangs"
     assert outbox.trouble == "it has said nothing for 30 s; 100 points were lost"
-    outbox.pump(31.0 + 4.9)
-    assert outbox._process is None
-    outbox.pump(31.0 + 5.1)
-    second = outbox._process
-    outbox.pump(31.0 + 36.0)
-    assert second is not None
-    outbox.pump(31.0 + 36.0 + 5.1)
-    assert outbox._process is None
-    began = time.monotonic()
-    outbox.close(0.5)
-    assert time.monotonic() - began < 20
-    assert outbox._process is None
+    for failed, pause in ((31.0, 5.0), (100.0, 10.0), (200.0, 20.0)):
+        outbox._process.wait(60)
+        outbox.pump(failed + pause - 0.1)
+        assert outbox.closed, "the pause is not over"
+        outbox.pump(failed + pause + 0.1)
+        assert not outbox.closed
+        outbox.pump({31.0: 100.0, 100.0: 200.0, 200.0: 300.0}[failed])
+        assert outbox.closed
+    outbox.end()
 
 
-def test_the_end_of_the_job_waits_for_a_tracker_within_bounds():
-    """One that hangs then is killed, and the last points are said to be missing."""
-    outbox = _outbox("import time; time.sleep(1000)")
-    _add(outbox, 1, 3)
-    outbox.pump(time.monotonic())
+def test_a_process_that_cannot_be_killed_is_not_waited_for():
+    """Storage may hang so that nobody ends it: there is no other until it is gone."""
+    outbox = _outbox("import time; time.sleep(1000)", patience=30.0)
+    _add(outbox, 1, 1)
+    outbox.pump(0.0)
     process = outbox._process
-    outbox.close(0.3)
-    assert process.poll() is not None
-    assert (outbox.reason, outbox.error) == ("TrackerSlow", "the last 3 points were not kept within 0.3 s")
+    process.kill = lambda: None
+    outbox.pump(31.0)
+    outbox.pump(1000.0)
+    assert outbox.closed
+    assert outbox._process is process
+    del process.kill
+    process.kill()
+    process.wait(60)
+    outbox.pump(1001.0)
+    assert outbox._process is not process
+    outbox.end()
+
+
+def test_the_end_of_the_job_waits_for_trackers_within_bounds(record):
+    """One that hangs then is killed, and its last points are said to be missing; others are closed meanwhile."""
+    hanging, good = _outbox("import time; time.sleep(1000)"), _outbox(SERVES)
+    for outbox in (hanging, good):
+        _add(outbox, 1, 3)
+        outbox.pump(time.monotonic())
+    _pump(good, lambda: good.kept == 3)
+    close_all([hanging, good], 5.0)
+    assert hanging._process.wait(60) == -9
+    assert (hanging.reason, hanging.error) == ("TrackerSlow", "the last 3 points were not kept within 5 s")
+    assert good.trouble == ""
+    assert record.with_suffix(".finished").exists()
 
 
 def test_a_tracker_that_cannot_be_started_is_told():

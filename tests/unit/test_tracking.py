@@ -84,7 +84,8 @@ def _short(rule):
 def test_the_trainer_reads_what_the_operator_writes():
     """Every backend of the spec is one that it can make, and no other."""
     given = config.parse(_spec(EVERYTHING).model_dump_json(by_alias=True))
-    assert given.tracking and given.tracking.every_steps == 10
+    assert given.tracking
+    assert given.tracking.every_steps == 10
     assert chosen(given) == ("tensorboard", "wandb", "swanlab", "mlflow")
     for name in chosen(given):
         make(name, given)

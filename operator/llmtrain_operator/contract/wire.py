@@ -198,7 +198,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """What rank 0 knows of its trackers. `kept`: any has kept something. `error` and `reason`: what is wrong with some
+    """What rank 0 knows of its trackers. `kept`: each has kept something. `error` and `reason`: what is wrong with some
     of them, empty where nothing is."""
 
     kept: bool = False

@@ -1,8 +1,9 @@
 """Rank 0's end of one backend: its process, what it has not kept yet, and whether it is well.
 
-Never waits, but in `close`: points go into a socket that takes them or does not. A process that ends, or says nothing
-for `patience` while it owes something, is killed and started again after a pause; it then gets all that was not kept,
-and passes over what the record has. Limit: beyond `MOST` points that are not kept the oldest is lost, and counted.
+Never waits, but in `close_all`: points go into a socket that takes them or does not. A process that ends, or says
+nothing for `patience` while it owes something, is killed and, once it is gone (which on storage that hangs may take for
+ever), started again after a pause; it then gets all that was not kept, and passes over what the record has. Limit:
+beyond `MOST` points that are not kept the oldest is lost, and counted.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Outbox:
         self._points: deque[tuple[int, str]] = deque()  # not kept yet
         self._sent = 0  # so many of them
         self._lost = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None  # the last one, which may still be dying
+        self._told_end = False
         self._link: socket.socket | None = None
         self._heard = 0.0
         self._failures, self._retry_at = 0, 0.0
@@ -60,7 +62,7 @@ class Outbox:
     def pump(self, now: float) -> None:
         """Send what can be sent, hear what was said. `now`: seconds of a monotonic clock."""
         if self._link is None:
-            if self._points and now >= self._retry_at:
+            if self._points and now >= self._retry_at and self._is_gone:
                 self._start(now)
             return
         self._listen(now)
@@ -70,28 +72,35 @@ class Outbox:
         elif self._link is not None and now - self._heard > self._patience:
             self._fail(now, "TrackerHangs", f"it has said nothing for {self._patience:g} s")
 
-    def close(self, limit: float) -> None:
-        """Have everything kept and the run closed, within `limit` seconds, or give up."""
-        end = time.monotonic() + limit
-        told = False
-        while self._link is not None and time.monotonic() < end:
-            self.pump(time.monotonic())
-            if not told and self._link is not None and self._sent == len(self._points):
-                told = self._put(END)
-            time.sleep(_POLL)
-        if self._link is not None or self._points:
+    @property
+    def closed(self) -> bool:
+        """Whether there is no process to wait for: it has ended well, or has failed and would have to be made anew."""
+        return self._link is None
+
+    def conclude(self, now: float) -> None:
+        """The same as `pump` when no more points will come: the run is to be closed."""
+        self.pump(now)
+        if self._link is not None and not self._told_end and self._sent == len(self._points):
+            self._told_end = self._put(END)
+
+    def give_up(self, limit: float) -> None:
+        """What is not kept after `limit` seconds is missing for good."""
+        if not self.closed or self._points:
             self.reason = self.reason or "TrackerSlow"
             self.error = self.error or f"the last {len(self._points)} points were not kept within {limit:g} s"
         self.end()
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
-        if self._process is not None:
+        """Have the process ended, whatever it is doing; does not wait for that."""
+        if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.wait()
         if self._link is not None:
             self._link.close()
-        self._process = self._link = None
+        self._link = None
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
     @property
     def trouble(self) -> str:
@@ -112,9 +121,11 @@ class Outbox:
                 )
             except OSError as error:
                 ours.close()
+                self._process = None
                 self._fail(now, "TrackerFailed", f"its process could not be started: {error}")
                 return
         self._link, self._heard, self._sent, self.heard = ours, now, 0, False
+        self._told_end = False
 
     def _send(self) -> None:
         # Not the whole deque each time: what is sent lies before what is not.
@@ -158,12 +169,13 @@ class Outbox:
             self.error = self.reason = ""
 
     def _ended(self, now: float) -> None:
-        """The process is gone: because all is done, or else it is a failure, with its last words."""
-        code = self._process.wait() if self._process else 0
-        if code == 0 and not self._points:
+        """The process is gone, or about to be: because all is done, or else it is a failure, with its last words."""
+        if self._told_end and not self._points:
             self.end()
-        else:
-            self._fail(now, self.reason or "TrackerFailed", self.error or f"its process ended with status {code}")
+            return
+        code = self._process.poll() if self._process else None
+        how = "" if code is None else f" with status {code}"
+        self._fail(now, self.reason or "TrackerFailed", self.error or f"its process has ended{how}")
 
     def _fail(self, now: float, reason: str, error: str) -> None:
         self.end()
@@ -171,3 +183,17 @@ class Outbox:
         pause = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
         self._retry_at = now + pause if reason != "Fenced" else float("inf")
         self.reason, self.error = reason, error
+
+
+def close_all(outboxes: Sequence[Outbox], limit: float) -> None:
+    """Have everything kept and all runs closed, at the same time, within `limit` seconds, or give up."""
+    end = time.monotonic() + limit
+    for outbox in outboxes:
+        outbox.conclude(time.monotonic())
+    while not all(outbox.closed for outbox in outboxes) and time.monotonic() < end:
+        time.sleep(_POLL)
+        for outbox in outboxes:
+            if not outbox.closed:
+                outbox.conclude(time.monotonic())
+    for outbox in outboxes:
+        outbox.give_up(limit)

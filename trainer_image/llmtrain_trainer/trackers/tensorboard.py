@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +32,7 @@ class TensorBoard:
         self._fence.raise_to_this_round()
         older = sorted(self._folder.glob(f"events.out.tfevents.*.{run.id}"), reverse=True)
         self._kept = next(filter(None, map(_newest_step, older)), 0)
-        first = Event(wall_time=0.0, file_version="brain.Event:2")
+        first = Event(wall_time=time.time(), file_version="brain.Event:2")
         # The files are read in the order of their names. One that is started again in a round has a file of its own.
         name = f"events.out.tfevents.{run.round:020d}.{len(older):06d}.{socket.gethostname()}.{run.id}"
         self._file: BinaryIO = (self._folder / name).open("xb")
@@ -80,7 +81,7 @@ def _config(run: Run) -> Any:
     )
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
     value = Summary.Value(tag="job/spec", metadata=metadata, tensor=tensor)
-    return Event(wall_time=0.0, step=0, summary=Summary(value=[value]))
+    return Event(wall_time=time.time(), step=0, summary=Summary(value=[value]))
 
 
 def _newest_step(file: Path) -> int:

@@ -18,10 +18,10 @@ from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.progress import Reporter
 from llmtrain_trainer.trackers import points
 from llmtrain_trainer.trackers.backends import chosen
-from llmtrain_trainer.trackers.outbox import Outbox
+from llmtrain_trainer.trackers.outbox import Outbox, close_all
 
-CLOSING: Final = 20.0
-"""Seconds that a complete job waits for its trackers."""
+CLOSING: Final = 60.0
+"""Seconds that a complete job waits for its trackers: a short one ends before their libraries are imported."""
 _NAMES: Final = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "swanlab": "SwanLab", "mlflow": "MLflow"}
 
 
@@ -67,11 +67,7 @@ class Tracking:
         if not self._outboxes:
             return
         self._hand_on(self._reporter.progress.step)
-        end = time.monotonic() + CLOSING
-        for outbox in self._outboxes:
-            outbox.pump(time.monotonic())
-        for outbox in self._outboxes:
-            outbox.close(max(0.0, end - time.monotonic()))
+        close_all(self._outboxes, CLOSING)
         self._tell()
 
     def _hand_on(self, final: int) -> None:
@@ -103,4 +99,4 @@ def said(outboxes: Sequence[Outbox]) -> wire.Tracking:
     troubled = [outbox for outbox in outboxes if outbox.trouble]
     text = "; ".join(f"{_NAMES.get(outbox.name, outbox.name)}: {outbox.trouble}" for outbox in troubled)
     reason = next((outbox.reason for outbox in troubled if outbox.reason), "PointsLost" if troubled else "")
-    return wire.Tracking(any(outbox.kept for outbox in outboxes), reason, text[:1000])
+    return wire.Tracking(all(outbox.kept for outbox in outboxes), reason, text[:1000])
