@@ -45,6 +45,6 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
 def test_the_rules_of_the_chart_are_rules(tmp_path: Path) -> None:
     """As rendered, with thresholds of other forms."""
     ours = {"goodputRatio": 1, "checkpointAgeSeconds": 31536000, "recoveryFor": "1h30m"}
-    [made] = [each for each in render({"alerts": {"enabled": True, "thresholds": ours}}) if "Rule" in each["kind"]]
+    [made] = [each for each in render({"alerts": {"rules": "always", "thresholds": ours}}) if "Rule" in each["kind"]]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(made["spec"]))
     assert f"{len(alerts.ALERTS)} rules found" in promtool("check", "rules", "rules.yaml", directory=tmp_path)

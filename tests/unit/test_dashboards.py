@@ -109,7 +109,7 @@ def test_every_threshold_of_the_chart_is_used_and_every_one_used_is_known():
 def test_the_chart_puts_the_users_thresholds_into_the_rules():
     """Everything else is as in the plain file."""
     ours = {"goodputRatio": 0.5, "checkpointAgeSeconds": 600}
-    given = {"enabled": True, "labels": {"release": "p"}, "runbookUrl": "https://wiki/alerts", "thresholds": ours}
+    given = {"rules": "always", "labels": {"release": "p"}, "runbookUrl": "https://wiki/alerts", "thresholds": ours}
     [made] = [each for each in render({"alerts": given}) if each["kind"] == "PrometheusRule"]
     assert made["metadata"]["labels"]["release"] == "p"
     values = yaml.safe_load((ROOT / shipped.VALUES).read_text())["alerts"]
@@ -117,10 +117,10 @@ def test_the_chart_puts_the_users_thresholds_into_the_rules():
     assert made["spec"] == yaml.safe_load(alerts.filled(alerts.text(), known))
 
 
-@pytest.mark.parametrize("enabled", ["auto", False], ids=str)
-def test_there_are_no_rules_where_nobody_takes_them(enabled):
+@pytest.mark.parametrize("rules", ["auto", "never"])
+def test_there_are_no_rules_where_nobody_takes_them(rules):
     """A cluster without the Prometheus operator, which is what a chart is rendered for here."""
-    assert not [each for each in render({"alerts": {"enabled": enabled}}) if each["kind"] == "PrometheusRule"]
+    assert not [each for each in render({"alerts": {"rules": rules}}) if each["kind"] == "PrometheusRule"]
 
 
 def test_every_board_is_in_a_config_map_that_grafanas_sidecar_finds():
