@@ -225,9 +225,9 @@ def _facts(status: JobStatus) -> Iterator[tuple[str, str]]:
     yield "goodput", status.goodput or ""
     yield "spares ready", "" if status.spares is None else str(status.spares)
     if status.flash and status.flash.committed_step is not None:
-        yield "safe in memory up to step", str(status.flash.committed_step)
+        yield "safe in memory up to step", count(status.flash.committed_step)
     if status.checkpoint and status.checkpoint.step is not None:
-        yield "safe in storage up to step", str(status.checkpoint.step)
+        yield "safe in storage up to step", count(status.checkpoint.step)
 
 
 def _members(each: JobReport) -> Iterator[Member]:
