@@ -70,7 +70,6 @@ def test_a_node_that_comes_makes_the_job_grow(kubectl: Kubectl, third: ClusterNo
         known = story.until(lambda m: last(m).get("achievedSpeedup") and "pauseSeconds" in last(m), since=grown.at)
         print(f"predicted {last(known)['predictedSpeedup']}x, achieved {last(known)['achievedSpeedup']}x, "
               f"pause {last(known)['pauseSeconds']} s")  # fmt: skip
-        assert last(known)["pauseSeconds"] < 10
         no_step_is_done_twice(story, known.status)
     assert events(kubectl, "Autoscaled")
     assert "predicted" in events(kubectl, "AutoscaleMeasured")[0]

@@ -39,6 +39,7 @@ class Life:
         self.created: list[int] = []
         self.claimed, self.step, self.now, self.hint = 0, 0.0, NOW, True
         self.others = 0  # nodes that somebody else has
+        self.slow_scheduler: set[str] = set()  # pods that it does not look at now
 
     @property
     def free(self) -> int:
@@ -106,7 +107,7 @@ class Life:
 
     def _schedule(self) -> None:
         for each in list(self.pods.values()):
-            if each.node:
+            if each.node or each.uid in self.slow_scheduler:
                 continue
             if self.free > 0:
                 changes = {"phase": "Running", "node": f"n-{each.uid}", "scheduled": True, "unschedulable_message": ""}
@@ -194,6 +195,18 @@ def test_a_pod_that_waits_holds_up_nobody():
     assert (life.status.rounds, life.status.restarts, life.size) == (1, 0, 2)
     life.nodes = 3
     life.until(lambda: life.size == 3, round(AGAIN + PATIENCE) + 10)
+
+
+def test_a_pod_that_has_waited_for_a_node_is_made_anew_when_one_comes():
+    """The scheduler takes up to ten seconds to look again at one that it could not place."""
+    life = Life(2)
+    life.until(lambda: life.size == 2)
+    life.run(20)
+    assert {p.uid for p in life.pods.values() if not p.node} == {"2-1", "3-1"}
+    life.slow_scheduler = {"2-1", "3-1"}
+    life.nodes = 3
+    life.until(lambda: life.size == 3, 10)
+    assert {p.uid for p in life.pods.values()} == {"0-1", "1-1", "2-2"}
 
 
 def test_a_lost_node_is_waited_for_and_then_done_without():

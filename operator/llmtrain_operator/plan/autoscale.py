@@ -77,13 +77,17 @@ def _while_it_trains(run: Draft) -> None:
     _set(run, started_at=state.started_at or timestamp(run.now), **probe.eased(run, state))
     short, have = probe.placed(run) < run.wanted, _have(run)
     stopped = short or bool(run.observed.claimants)
-    if _state(run).probe and not stopped and probe.waits(run, _state(run), have - run.wanted):
+    proven = have - run.wanted
+    anew = proven <= 0 and not stopped and probe.outdated(run, _state(run))
+    if _state(run).probe and not (stopped or anew) and probe.waits(run, _state(run), proven):
         return
     decision = _decide(run, size, have - size, "probe", "pods that have nodes")
     if _state(run).probe is not None:
-        _set(run, **probe.over(run, in_vain=decision.target <= run.wanted))
+        _set(run, **probe.over(run, in_vain=decision.target <= run.wanted and not anew))
     if decision.target != run.status.target_nodes:
         _adopt(run, decision)
+    elif anew:
+        run.wake_in(0.0)  # its pods go first
     elif size == run.wanted and have == run.wanted and not run.observed.claimants:
         _look_further(run, size, decision)
     else:

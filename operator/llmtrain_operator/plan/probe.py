@@ -81,9 +81,16 @@ def waits(run: Draft, state: AutoscaleStatus, proven: int) -> bool:
     return False
 
 
+def outdated(run: Draft, state: AutoscaleStatus) -> bool:
+    """Whether the probe waited for a node that was not there yet, and there is room now: schedulers look again at pods
+    that they could not place after up to ten seconds, and at new ones at once."""
+    room, known = run.observed.room, state.probe.room if state.probe else None
+    return known == 0 and room is not None and room > 0
+
+
 def begun(run: Draft, members: int) -> dict[str, Any]:
     """The status of a new probe."""
-    return {"probe": ProbeStatus(members=members, since=timestamp(run.now))}
+    return {"probe": ProbeStatus(members=members, since=timestamp(run.now), room=run.observed.room)}
 
 
 def over(run: Draft, *, in_vain: bool) -> dict[str, Any]:

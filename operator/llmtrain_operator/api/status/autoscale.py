@@ -52,6 +52,8 @@ class ProbeStatus(StatusRecord):
     """How many."""
     since: Time
     """Since when."""
+    room: int | None = None
+    """Members that there seemed to be room for then; absent if that was not known."""
 
 
 class ProbeRefusedStatus(StatusRecord):
