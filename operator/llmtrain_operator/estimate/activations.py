@@ -29,13 +29,16 @@ def published(
 def kept(shape: Shape, plan: Layout) -> float:
     """Bytes of one layer for one micro-batch on one accelerator, without recomputation."""
     tokens, element = plan.micro_batch * plan.length, plan.element
-    # Each of the two norms keeps its fp32 input and its normalised values, and what it puts out feeds the matrices.
-    norms = 2 * shape.hidden * (4 + 2 * element)
     width = shape.heads * shape.head_size
     # Queries, keys and values as the fused kernel takes them, its output, its log-sum-exp in fp32.
     attention = element * (2 * width + 2 * shape.kv_heads * shape.head_size) + 4 * shape.heads
     wide = element * shape.intermediate * (4 if shape.gated else 2)
-    return tokens * (norms + (attention + wide) / plan.tensor)
+    return 2 * norm(shape, plan) + tokens * (attention + wide) / plan.tensor
+
+
+def norm(shape: Shape, plan: Layout) -> float:
+    """Bytes of one norm: its fp32 input, its normalised values, and what it puts out, which feeds the matrices."""
+    return float(plan.micro_batch * plan.length * shape.hidden * (4 + 2 * plan.element))
 
 
 def boundary(shape: Shape, plan: Layout) -> float:
@@ -54,10 +57,11 @@ def total(shape: Shape, plan: Layout) -> float:
     """Bytes on the fullest accelerator when the backward pass begins. Recomputed layers are made one at a time."""
     held = layers_held(shape, plan)
     whole = kept(shape, plan)
+    last = norm(shape, plan)
     if plan.recompute == "full":
-        return held * boundary(shape, plan) + whole
+        return held * boundary(shape, plan) + whole + last
     # Fused attention already leaves out what selective recomputation would save.
-    return held * whole
+    return held * whole + last
 
 
 def loss(shape: Shape, plan: Layout) -> float:
