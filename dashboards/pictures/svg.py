@@ -1,6 +1,6 @@
 """Panels and boards as SVG: lines, stacked areas, bars and single numbers. Pure; the same input gives the same text.
 
-A limit: at most `MOST_POINTS` points of a line are drawn, evenly thinned, and at most `MOST_SERIES` series of a panel.
+A limit: a panel draws at most `MOST_POINTS` points, evenly thinned, and at most `MOST_SERIES` series.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from dashboards.panel import Board, Panel
 from dashboards.pictures.scale import shown, ticks
 
-MOST_POINTS: Final = 60
+MOST_POINTS: Final = 210
 MOST_SERIES: Final = 10
 WIDTH: Final = 1200
 _HEIGHT: Final = 190
@@ -122,13 +122,14 @@ def _lines(what: Panel, lines: Sequence[Line], width: int) -> Iterator[str]:
     place = _place(what, lines, min(values), max(values), width)
     yield from place.axes(what)
     for i, line in enumerate(lines):
-        dots = " ".join(place.at(time, value) for time, value in thinned(line.points))
+        dots = " ".join(place.at(time, value) for time, value in thinned(line.points, MOST_POINTS // len(lines)))
         yield f'<polyline points="{dots}" stroke="{_COLORS[i]}"/>'
     yield from _legend(lines, width)
 
 
 def _stacked(what: Panel, lines: Sequence[Line], width: int) -> Iterator[str]:
-    times = [time for time, _ in thinned(sorted({(time, 0.0) for line in lines for time, _ in line.points}))]
+    moments = sorted({(time, 0.0) for line in lines for time, _ in line.points})
+    times = [time for time, _ in thinned(moments, MOST_POINTS // len(lines))]
     below = [0.0] * len(times)
     layers = []
     for line in lines:
@@ -145,9 +146,9 @@ def _stacked(what: Panel, lines: Sequence[Line], width: int) -> Iterator[str]:
     yield from _legend(lines, width)
 
 
-def thinned(points: Points) -> Points:
-    """At most `MOST_POINTS` of them, evenly taken, the last one always."""
-    every = math.ceil(len(points) / MOST_POINTS)
+def thinned(points: Points, most: int) -> Points:
+    """At most `most` of them, evenly taken, and the last one always."""
+    every = math.ceil(len(points) / most)
     return points if every <= 1 else [*points[:-1:every], points[-1]]
 
 
