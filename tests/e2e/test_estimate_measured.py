@@ -27,6 +27,7 @@ NARROW = {"hiddenSize": 128, "layers": 4, "heads": 4, "intermediateSize": 352}
 CASES = {
     "ZeRO 0": ({"deepspeed": {"stage": 0}}, 1, "layers", 9),
     "ZeRO 2": ({"deepspeed": {"stage": 2}}, 1, "layers", 9),
+    "ZeRO 2, bf16": ({"deepspeed": {"stage": 2}, "training": {"precision": "bf16"}}, 1, "layers", 9),
     "ZeRO 2, two workers": ({"deepspeed": {"stage": 2}}, 2, "layers", 9),
     "ZeRO 3, two workers": ({"deepspeed": {"stage": 3}}, 2, "layers", 9),
     "activations": ({"deepspeed": {"stage": 0}}, 1, "length", 256),
@@ -46,7 +47,7 @@ def spec(source, name, *, large):
         "model": {"architecture": shape},
         "data": {
             "source": str(source),
-            "sequenceLength": (size if large else 64) if length else 8,
+            "sequenceLength": (size if large else 64) if length else 2,
             "validationFraction": 0,
         },
         "training": {"maxSteps": 2, "globalBatchSize": batch, "precision": "fp32"} | extra.get("training", {}),

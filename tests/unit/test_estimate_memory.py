@@ -45,13 +45,15 @@ def test_zero_2_agrees_with_deepspeed(shape, per_node, nodes):
 @pytest.mark.parametrize(("per_node", "nodes"), [(2, 1), (8, 1), (8, 8), (8, 64)])
 @pytest.mark.parametrize("offload", ["none", "optimizer", "parameters"])
 def test_zero_3_agrees_with_deepspeed(per_node, nodes, offload):
-    """Within 10 %; its largest layer is the largest module, which here is the embedding."""
+    """Within 10 %; its largest layer is the largest module, which here is the embedding. It leaves out the 16-bit
+    gradients that its ZeRO 2 counts."""
     there, host = offload != "none", offload == "parameters"
     claimed = estimate_zero3_model_states_mem_needs(
         LLAMA.parameters, LLAMA.embedding, per_node, nodes, cpu_offload=there, cpu_offload_params=host
     )[1]
     data = per_node * nodes
-    assert states(LLAMA, plan(stage=3, data=data, offload=offload)) == pytest.approx(claimed, rel=0.1)
+    gradients = 2 * LLAMA.parameters / data if offload == "none" else 0
+    assert states(LLAMA, plan(stage=3, data=data, offload=offload)) == pytest.approx(claimed + gradients, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,10 @@ def memory(shape: Shape, plan: Layout, bucket: int = BUCKET, *, on_host: bool = 
     buffers = (min(bucket, mine) if on_host or plan.stage == 0 else bucket) * plan.element
     kept, around = activations.total(shape, plan), activations.loss(shape, plan)
     standing = weights + optimizer + (buffers if plan.stage == 3 else 0.0)
-    passing = 0.0 if plan.stage == 3 else buffers
+    passing = _scattering(plan, min(bucket, mine), on_host=on_host) if plan.stage == 3 else buffers
     # With one micro-step nothing of the last step's gradients is left when the next begins.
     left = gradients if plan.micro_steps > 1 or plan.stage == 3 else 0.0
-    reserved = passing if plan.stage and not on_host else 0.0
+    reserved = buffers if plan.stage in (1, 2) and not on_host else 0.0
     moments = {
         "the backward pass begins": standing + left + reserved + kept + around,
         "the backward pass ends": standing + gradients + passing + activations.kept(shape, plan),
@@ -127,6 +127,12 @@ def _optimizer(plan: Layout, mine: float) -> float:
     share = mine if plan.stage == 0 else mine / plan.data
     masters = 0 if plan.stage == 0 and plan.element == _MASTER else 1
     return (masters + plan.moments) * _MASTER * share
+
+
+def _scattering(plan: Layout, numbers: float, *, on_host: bool) -> float:
+    """What ZeRO 3 needs beside a bucket of so many numbers to share it out: a copy in order of ranks, and over gloo
+    another one, which has no reduce-scatter of its own."""
+    return numbers * plan.element * (2 if on_host else 1)
 
 
 def _update(shape: Shape, plan: Layout, mine: float, gradients: float, *, on_host: bool) -> float:
