@@ -3,8 +3,8 @@
 What happened comes first: a job that starts, capacity that is gone, members that a job of higher priority needs, a
 range that the user has changed. Then, if the size is measured, whether another would get more done: `outlook` weighs
 speed against the pauses that a change costs now and that the loss of the new members may cost later. A change of the
-policy's own accord has to gain at least `MARGIN` and what noise may feign, waits for the cool-down, and must fit in the share of pauses. A size
-that was only tried may be left as soon as it is measured.
+policy's own accord has to gain at least `MARGIN` and what noise may feign, waits for the cool-down, and must fit in the
+share of pauses. A size that was only tried may be left as soon as it is measured.
 
 The target never leaves [minimum, cap]. While nothing changes but the noise of step times, targets come to rest.
 """
