@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtrain_operator.autoscale import Sample, fit, observed
-from llmtrain_operator.autoscale.throughput import KEPT_SIZES, Curve, measured, sizes
+from llmtrain_operator.autoscale.throughput import KEPT_SIZES, Curve, enough, measured, sizes
 
 SIZES = range(1, 17)
 
@@ -86,10 +86,21 @@ def test_older_steps_fade():
     samples = ()
     for time in range(100):
         samples = observed(samples, 4, 1.0, 50, float(time))
-    for time in range(100, 110):
+    for time in range(100, 130):
         samples = observed(samples, 4, 2.0, 50, float(time))
     assert fit(samples).seconds(4) == pytest.approx(2.0, rel=0.1)
-    assert samples[0].time == 109.0
+    assert samples[0].time == 129.0
+
+
+def test_noise_is_learned():
+    """Where looks differ more, more steps are asked for, and what was seen is believed less."""
+    calm = noisy = ()
+    for time, off in enumerate((1.0, 1.3, 0.7, 1.2, 0.8) * 4):
+        calm, noisy = observed(calm, 4, 1.0, 5, float(time)), observed(noisy, 4, off, 5, float(time))
+    assert enough(calm, 4) == enough((), 4) == 5
+    assert enough(noisy, 4) > 50
+    assert enough(noisy, 8) == enough(noisy, 4)
+    assert fit(noisy).deviation(4) > 3 * fit(calm).deviation(4)
 
 
 def test_few_sizes_are_kept():

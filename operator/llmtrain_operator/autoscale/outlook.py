@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmtrain_operator.autoscale.records import Limits, Situation
-from llmtrain_operator.autoscale.throughput import ENOUGH_STEPS, Curve, fit, measured, sizes
+from llmtrain_operator.autoscale.throughput import Curve, enough, fit, measured, sizes
 
 UNKNOWN_REST: Final = 3600.0
 """Seconds that a job is taken to go on which does not say."""
@@ -61,7 +61,7 @@ def look(situation: Situation, limits: Limits, reach: int, now: float) -> Outloo
     """What can be had from the present size, which is measured."""
     curve, size = fit(situation.samples, situation.prior), situation.size
     looked_at = sizes(limits.minimum, max(reach, size), (size, *(each.members for each in situation.samples)))
-    gives = efficient(curve, looked_at, limits.min_efficiency)
+    gives = efficient(curve, looked_at, limits.min_efficiency, size, 1.0 + 2 * curve.deviation(size))
     eager = efficient(curve, looked_at, limits.min_efficiency * _EASIER)
     here = Prospect(size, 1.0 - _loss_share(situation, size, now))
     fair = [n for n in looked_at if n != size and n <= reach and n in (eager if n > size else gives)]
@@ -86,10 +86,13 @@ def whole_time(seen: Outlook, now: float) -> float:
     return now - started + _rest(seen.situation, seen.curve, seen.here.members)
 
 
-def efficient(curve: Curve, members: Sequence[int], least: float) -> frozenset[int]:
+def efficient(
+    curve: Curve, members: Sequence[int], least: float, favoured: int = 0, favour: float = 1.0
+) -> frozenset[int]:
     """Those of `members` (ascending) that no smaller one beats: members beyond it add at least `least` each on average,
-    in units of what a member of the smallest size gives. The smallest always is one."""
-    speeds = [curve.speed(n) for n in members]
+    in units of what a member of the smallest size gives. The smallest always is one. The speed of
+    `favoured` is taken to be `favour` times what it seems."""
+    speeds = [curve.speed(n) * (favour if n == favoured else 1.0) for n in members]
     least *= speeds[0] / members[0]
     found = {members[0]}
     best = speeds[0] - least * members[0]
@@ -107,10 +110,11 @@ def _prospect(situation: Situation, curve: Curve, n: int, now: float) -> Prospec
     kept = 1.0 - _loss_share(situation, n, now)
     value = speed * max(0.0, kept - pause / lasts)
     if measured(situation.samples, n):
-        return Prospect(n, value, doubt=2 * math.hypot(curve.deviation(n), curve.deviation(size)))
-    testing = ENOUGH_STEPS * curve.seconds(n)
-    price = (2 * pause + testing * max(0.0, 1.0 - speed)) / lasts
-    gain = _improvement(math.log(speed), curve.deviation(n)) * kept
+        return Prospect(n, value, doubt=1.5 * math.hypot(curve.deviation(n), curve.deviation(size)))
+    testing = enough(situation.samples, n) * curve.seconds(n)
+    # What is learned is good for the rest of the job, however long this capacity lasts.
+    price = (2 * pause + testing * max(0.0, 1.0 - speed)) / max(_rest(situation, curve, n), 1e-9)
+    gain = _improvement(math.log(speed), curve.deviation_between(n, size)) * kept
     return Prospect(n, value, chance=gain - price)
 
 

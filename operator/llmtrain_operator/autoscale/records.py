@@ -40,12 +40,14 @@ Source = Literal["unknown", "nodes", "probe", "quota", "clusterAutoscaler"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How long steps took at one size. `steps`: how many are behind it; `time`: when the newest was seen."""
+    """How long steps took at one size. `steps`: how many are behind it; `time`: when the newest was seen; `noise`: the
+    relative deviation of a single step, as far as it is known."""
 
     members: int
     step_seconds: float
     steps: int
     time: float
+    noise: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)

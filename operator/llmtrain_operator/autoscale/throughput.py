@@ -19,14 +19,15 @@ from typing import Final
 from llmtrain_operator.autoscale.records import Sample
 
 ENOUGH_STEPS: Final = 5
-"""Steps at a size that count as having measured it."""
+"""Fewest steps at a size that count as having measured it."""
 KEPT_SIZES: Final = 32
 """Sizes of which samples are kept."""
 _ALL_SIZES: Final = 64
-_MEMORY_STEPS: Final = 200
+_MEMORY_STEPS: Final = 500
 """Older steps than that fade, so that a curve that changes is followed."""
 _NOISE: Final = 0.05
-"""Relative deviation of a single step."""
+_LEAST_NOISE: Final = 0.02
+"""Relative deviation of a single step, before it is known and at least."""
 _FORM: Final = 0.03
 """Relative deviation of the truth from the form."""
 _LEAST: Final = 0.05
@@ -66,11 +67,24 @@ class Curve:
         """Relative standard deviation of `seconds`."""
         if members in self.corrections:
             return self.corrections[members][1]
+        return math.hypot(self._spread_along(self._relative(members)), _FORM)
+
+    def deviation_between(self, members: int, other: int) -> float:
+        """Relative standard deviation of the ratio of two sizes' seconds: less than of each alone, as what makes one
+        slower than it seems does so to its neighbours."""
+        along = [a - b for a, b in zip(self._relative(members), self._relative(other), strict=True)]
+        apart = min(1.0, abs(math.log2(members / other)))
+        return max(1e-6, math.hypot(self._spread_along((along[0], along[1], along[2])), _FORM * apart))
+
+    def _relative(self, members: int) -> Vector:
         x = _features(members, self.base)
+        form = max(1e-9, _dot(self.coefficients, x))
+        return x[0] / form, x[1] / form, x[2] / form
+
+    def _spread_along(self, x: Vector) -> float:
         if self.spread is None:
             return 1.0
-        variance = sum(x[i] * self.spread[i][j] * x[j] for i in range(3) for j in range(3))
-        return math.hypot(math.sqrt(max(0.0, variance)) / max(1e-9, _dot(self.coefficients, x)), _FORM)
+        return math.sqrt(max(0.0, sum(x[i] * self.spread[i][j] * x[j] for i in range(3) for j in range(3))))
 
 
 def observed(
@@ -78,18 +92,37 @@ def observed(
 ) -> tuple[Sample, ...]:
     """`samples` with `steps` more at this size, which took `step_seconds` each (take the median); by size."""
     known = {each.members: each for each in samples}
-    old = known.get(members)
-    kept = min(old.steps, max(0, _MEMORY_STEPS - steps)) if old else 0
-    total = kept + steps
-    mean = (kept * (old.step_seconds if old else 0.0) + steps * step_seconds) / total
-    known[members] = Sample(members, mean, total, now)
+    old = known.get(members) or Sample(members, step_seconds, 0, now, _noise(samples))
+    kept = min(old.steps, max(0, _MEMORY_STEPS - steps))
+    mean = (kept * old.step_seconds + steps * step_seconds) / (kept + steps)
+    known[members] = Sample(members, mean, kept + steps, now, _noisier(old, kept, step_seconds, steps))
     newest = sorted(known.values(), key=lambda each: -each.time)[:KEPT_SIZES]
     return tuple(sorted(newest, key=lambda each: each.members))
 
 
+def _noise(samples: Sequence[Sample]) -> float:
+    """What a size begins with: it is the same job on the same nodes."""
+    return max((each.noise for each in samples), default=_NOISE)
+
+
+def _noisier(old: Sample, kept: int, step_seconds: float, steps: int) -> float:
+    """The noise with another look, by how far that is off what was expected. Looks that are off together count in full:
+    noise that lasts is worse than noise that averages out."""
+    if not kept:
+        return old.noise
+    off = (step_seconds / old.step_seconds - 1.0) ** 2 / (1 / steps + 1 / kept)
+    return max(_LEAST_NOISE, math.sqrt(0.9 * old.noise**2 + 0.1 * off))
+
+
+def enough(samples: Sequence[Sample], members: int) -> int:
+    """Steps at this size that tell its time within 3 %; at least five."""
+    noise = next((each.noise for each in samples if each.members == members), _noise(samples))
+    return max(ENOUGH_STEPS, math.ceil((noise / _FORM) ** 2))
+
+
 def measured(samples: Sequence[Sample], members: int) -> bool:
     """Whether enough steps were seen at this size to judge it."""
-    return any(each.members == members and each.steps >= ENOUGH_STEPS for each in samples)
+    return any(each.members == members and each.steps >= enough(samples, members) for each in samples)
 
 
 def sizes(least: int, most: int, also: Sequence[int] = ()) -> tuple[int, ...]:
@@ -119,7 +152,7 @@ def fit(samples: Sequence[Sample], prior: Sequence[Sample] = ()) -> Curve:
 
 
 def _deviation(sample: Sample) -> float:
-    return math.hypot(_NOISE / math.sqrt(sample.steps), _FORM)
+    return math.hypot(sample.noise / math.sqrt(sample.steps), _FORM)
 
 
 def _shape(
@@ -139,7 +172,7 @@ def _shape(
 
 
 def _correction(form: Curve, sample: Sample) -> tuple[float, float]:
-    noise, off = _NOISE**2 / sample.steps, 4 * _FORM**2
+    noise, off = sample.noise**2 / sample.steps, 4 * _FORM**2
     weight = off / (off + noise)
     ratio = sample.step_seconds / form.seconds(sample.members)
     return 1.0 + weight * (ratio - 1.0), math.sqrt(weight * noise)
