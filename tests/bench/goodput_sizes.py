@@ -1,6 +1,6 @@
 """The part `sizes` of `make bench-goodput`: what a node that comes, and a job of higher priority, do to a job that
-chooses its own size, on a real cluster of three nodes. Its step is a rest divided by the workers (`tests/e2e/test_autoscale.py`),
-so that more members help although all nodes share this machine's cores.
+chooses its own size, on a real cluster of three nodes. Its step is a rest divided by the workers, as in
+`tests/e2e/test_autoscale.py`, so that more members help although all nodes share this machine's cores.
 
 Times are those at which `kubectl get --watch` showed something. A node counts as Ready from the moment that its own
 condition says so, as the API server wrote it; the machines share one clock.
