@@ -66,12 +66,14 @@ def _resumed(run: Draft, current: Round, before: StepTimesStatus, told: Progress
     state, last = run.status.autoscale, _newest(run, len(current.members))
     if state is None or last is None or last.pause_seconds is not None or not before.told_at or not told.updated_at:
         return
-    worked = max(1, told.step - before.step) * (told.step_seconds or 0.0)
+    # The first step of a round takes longer than others: that is part of the pause.
+    usual = next((s.step_seconds for s in samples(run) if s.members == last.from_nodes), told.step_seconds or 0.0)
+    worked = max(1, told.step - before.step) * min(usual, told.step_seconds or 0.0)
     pause = round(max(0.0, seconds(told.updated_at) - seconds(before.told_at) - worked), 3)
-    usual = pause if state.pause_seconds is None else _FRESH * pause + (1 - _FRESH) * state.pause_seconds
+    mean = pause if state.pause_seconds is None else _FRESH * pause + (1 - _FRESH) * state.pause_seconds
     own = pause if last.reason in OWN_ACCORD else 0.0
     paused = round(state.paused_seconds + own, 3)
-    _record(run, state, last, {"pause_seconds": pause}, pause_seconds=round(usual, 3), paused_seconds=paused)
+    _record(run, state, last, {"pause_seconds": pause}, pause_seconds=round(mean, 3), paused_seconds=paused)
 
 
 def _compare(run: Draft, size: int, step_seconds: float) -> None:
