@@ -27,6 +27,8 @@ ConditionType = Literal[
     "Tracked",
     "ObjectivesMet",
     "PreflightPassed",
+    "Fits",
+    "Autoscaled",
 ]
 
 

@@ -75,6 +75,38 @@ def hampered(scenario, rank):
     return record(scenario, rank)
 
 
+def footprint(scenario, rank):
+    """Train; the result is what the worker's memory grew by, at its peak while it trained, since before it had a model.
+
+    The kernel's own account (VmHWM), so allocators' slack is in it. The peak of loading is told apart.
+    """
+    config = parse(json.dumps(scenario["spec"]))
+    found = {}
+    build, run = train.build_model, train.Trainer.run
+
+    def build_from(*args):
+        found["before"] = _resident("VmRSS", forget_peak=True)
+        return build(*args)
+
+    def run_from(trainer):
+        found["loading"] = _resident("VmHWM", forget_peak=True) - found["before"]
+        return run(trainer)
+
+    train.build_model, train.Trainer.run = build_from, run_from
+    train.Trainer(config, Reporter(rank, config.training.max_steps)).run()
+    found["training"] = _resident("VmHWM") - found["before"]
+    return found
+
+
+def _resident(what, *, forget_peak=False):
+    """Bytes, as the kernel counts them: VmRSS now, VmHWM at the most since the last time it was forgotten."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
+    if forget_peak:
+        Path("/proc/self/clear_refs").write_text("5")
+    return kilobytes * 1024
+
+
 def run_main(scenario, rank):
     """The entry point as the agent runs it, error file and exit status included."""
     os.environ[names.ENV_SPEC] = json.dumps(scenario["spec"])
@@ -151,7 +183,14 @@ def reload(scenario, rank):
     return {"loss": loss, "text": sample.generate(spec["output"], "def ", 20, temperature=0.8, seed=1)}
 
 
-KINDS = {"record": record, "hampered": hampered, "main": run_main, "plain": plain, "reload": reload}
+KINDS = {
+    "record": record,
+    "footprint": footprint,
+    "hampered": hampered,
+    "main": run_main,
+    "plain": plain,
+    "reload": reload,
+}
 
 
 def child(scenario, rank, port, directory):

@@ -49,10 +49,10 @@ def rights(role: dict[str, Any]) -> Rights:
     }
 
 
-def render(values: dict[str, Any], release: str = "llmtrain") -> list[dict[str, Any]]:
-    """The objects of `helm template RELEASE --namespace ops`. Raises HelmError."""
-    with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name=release, namespace="ops")
+def render(values: dict[str, Any], release: str = "llmtrain", chart: Path = CHART) -> list[dict[str, Any]]:
+    """The objects of `helm template RELEASE CHART --namespace ops`. Raises HelmError."""
+    with helm.Chart.load(str(chart)) as loaded:
+        files = loaded.render(values, name=release, namespace="ops")
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
     return [obj for text in texts for obj in yaml.safe_load_all(text) if obj]
 

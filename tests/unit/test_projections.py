@@ -211,6 +211,21 @@ def test_nodes():
     assert not node_view({"metadata": {"name": "n2", "uid": "v"}}).ready
 
 
+@pytest.mark.parametrize(
+    ("labels", "memory"),
+    [
+        ({"nvidia.com/gpu.memory": "81559", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, 81_559 * 2**20),
+        ({"cloud.google.com/gke-accelerator": "nvidia-l4"}, 24 * 10**9),
+        ({"nvidia.com/gpu.memory": "much", "nvidia.com/gpu.product": "unheard-of"}, 0),
+        ({}, 0),
+    ],
+    ids=["counted", "by name", "odd", "none"],
+)
+def test_the_memory_of_a_nodes_accelerators(labels, memory):
+    """As its labels tell it: the count comes before the name."""
+    assert node_view({"metadata": {"name": "n", "uid": "v", "labels": labels}}).accelerator_memory == memory
+
+
 def test_jobs_lose_only_their_managed_fields():
     raw = {"metadata": {"name": "a", "managedFields": [1]}, "spec": {"x": 1}, "status": {}}
     assert job_view(raw) == {"metadata": {"name": "a"}, "spec": {"x": 1}, "status": {}}

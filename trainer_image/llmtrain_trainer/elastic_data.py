@@ -21,8 +21,7 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-DEFAULT_MICRO_BATCH = 8
-"""Most samples per worker and micro-step when the job does not say."""
+from llmtrain_operator.contract.batches import split
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -46,15 +45,10 @@ class BatchPlan:
     micro_steps: int
 
     def __init__(self, global_batch: int, world_size: int, micro_batch: int | None = None) -> None:
-        bound = DEFAULT_MICRO_BATCH if micro_batch is None else micro_batch
-        for name, value in (("global_batch", global_batch), ("world_size", world_size), ("micro_batch", bound)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        largest_share = -(-global_batch // world_size)
-        micro_steps = -(-largest_share // bound)
+        micro, micro_steps = split(global_batch, world_size, micro_batch)
         object.__setattr__(self, "global_batch", global_batch)
         object.__setattr__(self, "world_size", world_size)
-        object.__setattr__(self, "micro_batch", -(-largest_share // micro_steps))
+        object.__setattr__(self, "micro_batch", micro)
         object.__setattr__(self, "micro_steps", micro_steps)
 
     def share(self, rank: int) -> range:

@@ -7,34 +7,13 @@ that the table does not name, a CPU, or fp32 training has no MFU (None) rather t
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 
+from llmtrain_operator.contract import accelerators
 from llmtrain_trainer.config import Config
 from llmtrain_trainer.distributed import Worker
-
-PEAK_FLOPS: Final = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "H20": 148e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "A10G": 70e12,
-    "A10": 125e12,
-    "A30": 165e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-    "MI300X": 1307e12,
-}
-"""Dense bf16 FLOP/s by a part of the device name; the first match counts, so the more special name comes first."""
 
 
 class Speed:
@@ -66,5 +45,5 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """The peak FLOP/s of one accelerator, None if it is not known."""
     if device.type != "cuda" or precision == "fp32":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    known = accelerators.find(torch.cuda.get_device_name(device))
+    return known.peak if known else None

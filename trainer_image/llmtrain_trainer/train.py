@@ -37,6 +37,7 @@ from llmtrain_trainer.pace import Pace
 from llmtrain_trainer.progress import Reporter, is_worth_a_line, step_line
 from llmtrain_trainer.signals import Wishes
 from llmtrain_trainer.spikes import Spikes
+from llmtrain_trainer.steplog import StepLog
 from llmtrain_trainer.trackers.tracking import Tracking
 
 
@@ -44,25 +45,30 @@ class Trainer:
     """A worker after start-up: everything that a step needs."""
 
     def __init__(self, config: Config, reporter: Reporter) -> None:
-        self.config, self.reporter = config, reporter
+        self.config, self.reporter, self.spending = config, reporter, reporter.spending
         self.wishes = Wishes()
         self.dataset = data.open_dataset(config.data, data.cache_directory())
         self.worker = distributed.join()
         self.worker.check_same(self.dataset.digest)
+        self.steps = StepLog.open(is_first=self.worker.is_first)
         self.output = Path(local_path(config.output, "spec.output")) if config.output else None
         if self.output and self.worker.is_first:
             export.check_output(self.output)
         self.plan = batch_plan(config, self.worker.world_size)
         self.keeper = Keeper(config, self.worker, reporter, self.wishes)
-        source = self.keeper.choose()
+        with self.spending.on("restoring"):
+            source = self.keeper.choose()
         self.model = build_model(config, self.dataset.tokenizer)
         if source and source.is_model:
-            self.keeper.load_weights(self.model, source)
+            with self.spending.on("restoring"):
+                self.keeper.load_weights(self.model, source)
         self.speed = Speed(self.model, config, self.worker)
         self.pace = Pace(self.worker.rank, self.worker.device, gathers=config.deepspeed.stage == 3)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.engine = start_engine(config, self.model, self.worker)
-        self.resume(self.keeper.restore(self.engine, source))
+        with self.spending.on("restoring"):
+            stored = self.keeper.restore(self.engine, source)
+        self.resume(stored)
         self.say(
             f"{parameters:,} parameters, {self.dataset.tokens:,} tokens of text; a step is {self.speed.tokens:,} "
             f"tokens in {self.plan.micro_steps} x {self.plan.micro_batch} sequences on each of "
@@ -101,10 +107,11 @@ class Trainer:
         training = self.config.training
         first, every = self.begin.step, training.evaluation.every_steps
         batches = data.batches(self.dataset.train, self.plan, self.order, self.worker.rank, first)
-        with data.prefetch(batches) as prefetched:
+        with data.prefetch(batches) as prefetched, self.spending.on("stepping"):
             for step in range(first, training.max_steps):
                 started = time.perf_counter()
-                _, micro_batches = next(prefetched)
+                with self.spending.on("data"):
+                    _, micro_batches = next(prefetched)
                 with self.pace.step():
                     loss, votes = self.step(step, micro_batches)
                 self.report(step + 1, loss, time.perf_counter() - started, prefetched.waited)
@@ -116,6 +123,7 @@ class Trainer:
                     self.tracking.note(evaluates, votes.tracked, suspect=self.guard.suspects)
                 if self.keeper.settle(votes, self.standing):
                     return names.EXIT_STOPPED
+        self.spending.turn("exporting")
         self.evaluate()
         self.tracking.note(True, 0, suspect=False)
         self.keeper.finish(self.standing())
@@ -171,6 +179,7 @@ class Trainer:
 
     def report(self, step: int, loss: float, seconds: float, waited: float) -> None:
         """Tell the agent, and now and then the log, about the step just done."""
+        self.spending.stepped()
         norm = self.engine.get_global_grad_norm()
         self.reporter.update(
             phase="training",
@@ -184,14 +193,18 @@ class Trainer:
             pace=self.pace.told(seconds),
             **self.speed.of(seconds),
         )
+        progress = self.reporter.progress
+        if progress.spent:
+            self.steps.write(step, progress.round, seconds, progress.spent)
         if is_worth_a_line(step, self.config.training.max_steps):
             self.say(step_line(self.reporter.progress))
 
     def evaluate(self) -> None:
         """Validation loss and perplexity, where there is validation data."""
-        self.reporter.update(phase="evaluating")
         limit = self.config.training.evaluation.max_batches
-        loss = validation_loss(self.engine, self.dataset.validation, self.plan, self.worker, limit)
+        with self.spending.on("evaluating"):
+            self.reporter.update(phase="evaluating")
+            loss = validation_loss(self.engine, self.dataset.validation, self.plan, self.worker, limit)
         if loss is None:
             return
         perplexity = math.exp(min(loss, 100.0))

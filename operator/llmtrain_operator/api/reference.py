@@ -35,6 +35,8 @@ CONDITIONS: Final[Mapping[str, str]] = {
     "Straggling": "A member is persistently slower than the others, who wait for it; status.stragglers names it.",
     "ObjectivesMet": "The newest incident kept what `spec.recovery.objectives` asks for. Absent before there is one.",
     "PreflightPassed": "No member's node was found wanting by `spec.recovery.preflight`, if that is enabled.",
+    "Fits": "The workers find room in the accelerators and the pods' limits, by an estimate. It holds up no job.",
+    "Autoscaled": "`spec.autoscale` chooses how many members are wanted; the reason says why so many.",
     "Durable": "Checkpoints are saved. False: the newest attempt failed, in the storage's words; Unknown: none yet.",
     "Scheduled": "The members have their places. If not, the message says what they wait for.",
 }

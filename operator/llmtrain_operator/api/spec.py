@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from llmtrain_operator.api.autoscale import Autoscale
 from llmtrain_operator.api.checkpoint import Checkpoint
 from llmtrain_operator.api.record import Record, Rule
 from llmtrain_operator.api.scheduling import Scheduling
@@ -356,6 +357,12 @@ class JobSpec(Record):
             "training.globalBatchSize",
         ),
         Rule(
+            "!self.autoscale.enabled || (has(self.nodes.max) && self.nodes.min < self.nodes.max)",
+            "autoscale.enabled needs a range to choose from: nodes.max must be greater than nodes.min",
+            lambda s: not s.autoscale.enabled or s.nodes.min < s.nodes.maximum,
+            "autoscale.enabled",
+        ),
+        Rule(
             "!has(self.entrypoint) || !has(self.tracking)",
             "tracking is the reference trainer's: a script of your own calls its tracker itself",
             lambda s: s.entrypoint is None or s.tracking is None,
@@ -371,6 +378,8 @@ class JobSpec(Record):
     """Seconds after the end until the job object is deleted. Default: never."""
     nodes: Nodes = Nodes()
     """How many members and workers."""
+    autoscale: Autoscale = Autoscale()
+    """Whether the operator chooses how many members train."""
     model: Model | None = None
     """The model. Required, unless entrypoint is given."""
     data: Data | None = None

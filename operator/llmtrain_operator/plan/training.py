@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
-from llmtrain_operator.conditions import timestamp
+from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.goodput.history import taken
+from llmtrain_operator.plan.autoscale import steer
 from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.departure import note_departures
@@ -16,6 +18,7 @@ from llmtrain_operator.plan.directives import direct
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.durable import note_checkpoints
 from llmtrain_operator.plan.ends import dismiss, finish, suspend
+from llmtrain_operator.plan.fits import say_whether_it_fits
 from llmtrain_operator.plan.flash import keepers, note_flash
 from llmtrain_operator.plan.muster import held_back
 from llmtrain_operator.plan.placement import regroup, say_whether_scheduled
@@ -63,6 +66,7 @@ def train(run: Draft) -> None:
         run.actions.append(ApplyChildren())
     if run.spec.nodes.desired is None:
         run.actions.append(FillDesired(run.spec.nodes.maximum))
+    say_whether_it_fits(run)
     expire(run)
     _take_in(run)
     note_departures(run)
@@ -75,6 +79,7 @@ def train(run: Draft) -> None:
     if run.round is None and run.spec.suspend:
         suspend(run)
         return
+    steer(run)
     if run.round is None:
         await_round(run)
     decide(run)
@@ -91,6 +96,9 @@ def _take_in(run: Draft) -> None:
     note_flash(run)
     note_checkpoints(run)
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
+    if run.status.progress and run.status.start_time:
+        lived = run.now - seconds(run.status.start_time)
+        run.set(history=taken(run.status.history, run.status.progress, lived))
     note_stragglers(run)
     note_tracking(run)
 

@@ -24,13 +24,13 @@ import torch
 import torch.distributed
 
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.cadence import Every
 from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.checkpoint.teller import Teller
 from llmtrain_trainer.config import Flash, from_dict
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import ConfigError, TrainerError
 from llmtrain_trainer.flash import plain, spread
-from llmtrain_trainer.flash.cadence import Every
 from llmtrain_trainer.flash.session import Session
 from llmtrain_trainer.flash.store import Store
 from llmtrain_trainer.flash.torch_state import Stateful, TorchState
@@ -85,8 +85,10 @@ class Checkpointer:
         """
         step = 0
         if self._session is not None:
-            self._reporter.update(phase="restoring")
-            step = self._restore(self._session)
+            with self._reporter.spending.on("restoring"):
+                self._reporter.update(phase="restoring")
+                step = self._restore(self._session)
+        self._reporter.spending.turn("stepping")
         self._reporter.update(phase="training", step=step)
         return step
 
@@ -115,6 +117,7 @@ class Checkpointer:
         self._boundary = now
         if loss is not None:
             progress["loss"] = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        self._reporter.spending.stepped()
         self._reporter.update(phase="training", step=step, **progress)
 
     def rewind_generators(self) -> None:
@@ -172,7 +175,7 @@ class Checkpointer:
         self.position = plain.from_json(recalled.state["training"]["position"])
         step, seconds = recalled.edition.step, time.perf_counter() - began
         told = {"restored_step": step, "restored_from": recalled.source, "restore_seconds": seconds}
-        self._teller.tell(**told, skipped=recalled.skipped)
+        self._teller.tell(**told, restored_tier=recalled.tier, skipped=recalled.skipped)
         self._teller.say(f"going on from {recalled.source}, restored in {seconds:.1f} s")
         return step
 

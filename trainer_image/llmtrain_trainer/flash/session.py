@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract.cadence import Every, Measured, Pace, pace
 from llmtrain_trainer.avoiding import avoid
 from llmtrain_trainer.checkpoint.cadence import Votes
 from llmtrain_trainer.config import Config, Flash
 from llmtrain_trainer.distributed import Worker
 from llmtrain_trainer.errors import ConfigError
-from llmtrain_trainer.flash.cadence import Every, Measured, Pace, pace
 from llmtrain_trainer.flash.notices import Notices
 from llmtrain_trainer.flash.protocol import Pass
 from llmtrain_trainer.flash.recall import Recall, Recalled
@@ -171,7 +171,8 @@ class Session:
 
     def _take(self, state: State, standing: dict[str, Any], *, nominate: bool) -> None:
         before = self.snapshots.pins.candidate
-        stall = self.snapshots.take(state, standing, nominate=nominate)
+        with self._reporter.spending.on("snapshots"):
+            stall = self.snapshots.take(state, standing, nominate=nominate)
         self._stalls.append(stall)
         if self.snapshots.pins.candidate != before:
             self._nominated, self._nominated_at = self.snapshots.newest, time.perf_counter()

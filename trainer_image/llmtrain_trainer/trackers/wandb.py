@@ -106,7 +106,7 @@ class WeightsAndBiases:
 
 def _step(record: bytes) -> tuple[str, int]:
     """Of a history record, which has all values of a step."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made when it is imported
 
     parsed = Record.FromString(record)
     return "", int(parsed.history.step.num) if parsed.HasField("history") else 0

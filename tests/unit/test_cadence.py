@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmtrain_trainer.flash.cadence import Measured, pace, persist_interval
+from llmtrain_operator.contract.cadence import Measured, pace, persist_interval
 
 
 @pytest.mark.parametrize(
