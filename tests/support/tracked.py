@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,7 @@ def swanlab(folder: Path) -> Record:
 
 def mlflow(folder: Path) -> Record:
     """The metrics of the one run, by MLflow's client."""
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     from mlflow import MlflowClient
 
     client = MlflowClient(folder.as_uri())
