@@ -211,15 +211,12 @@ def test_members_show_metrics_that_outlive_their_workers(
     run.until(lambda: all(shown(member, "committed_step") > 5 for member in (0, 1)), "metrics of both members")
     before = shown(0, "step_duration_seconds_count")
     assert before > 5
-    os.kill(
-        next(pid for pid in run.processes("llmtrain_trainer.train") if "RANK=1" in _environment(pid)), signal.SIGKILL
-    )
+    own = "-m\0llmtrain_trainer.train"
+    os.kill(max(pid for pid in run.processes(own) if b"local.init" not in _command(pid)), signal.SIGKILL)
     run.until(lambda: all(shown(member, "worker_restarts_total") == 1 for member in (0, 1)), "new workers")
     run.until(lambda: all(shown(member, "restore_seconds") > 0 for member in (0, 1)), "a restore")
     run.until(lambda: shown(0, "step_duration_seconds_count") > before, "more steps")
-    assert run.status["checkpoint"]["restoredTier"] == "memory"
-    run.process.send_signal(signal.SIGINT)
-    run.until(lambda: run.process.poll() is not None or not run.processes("llmtrain_trainer.train"), "the end")
+    run.until(lambda: run.status.get("checkpoint", {}).get("restoredTier") == "memory", "the tier in the status")
 
 
 def _free_ports(count: int) -> int:

@@ -155,6 +155,32 @@ def test_the_time_of_a_suspension_is_no_recovery() -> None:
     assert find(job.status.conditions, "ObjectivesMet") is None
 
 
+@pytest.mark.parametrize(
+    ("tiers", "farthest"),
+    [
+        (("memory", "memory"), "memory"),
+        (("memory", "peer"), "peer"),
+        (("durable", "peer"), "durable"),
+        (("memory", "the moon"), "memory"),
+        (("", ""), ""),
+    ],
+)
+def test_a_restore_is_of_the_farthest_tier(tiers, farthest) -> None:
+    """All wait for the worker that reads from there, whoever tells first."""
+
+    def told(index, number, tier):
+        said = Checkpoints(step=30, restored_step=39, restored_from="x", restore_seconds=0.5, restored_tier=tier)
+        return training(index, number, at=40, checkpoints=said)
+
+    job = lost_one()
+    lost = missed(training(1))
+    job.look(told(0, 2, tiers[0]), lost, loading(2, 2))
+    job.look(told(0, 2, tiers[0]), lost, told(2, 2, tiers[1]))
+    assert job.status.checkpoint.restored_tier == farthest
+    job.look(told(0, 2, tiers[0]), lost, training(2, 2, at=41))
+    assert job.status.checkpoint.restored_tier == farthest, "of one round it only gets farther"
+
+
 def test_incidents_are_counted_when_they_are_over() -> None:
     """By what began them, once each, however often the job is looked at afterwards; and the steps that were lost."""
     job = lost_one()
