@@ -78,8 +78,8 @@ def values_of_schema(node: dict[str, Any] | None = None, path: str = "") -> Iter
             yield path + name, each["description"]
 
 
-WHOLE = frozenset({"resources", "affinity"})
-"""Values that are objects of Kubernetes, given as a whole."""
+WHOLE = frozenset({"resources", "affinity", "labels"})
+"""Values that are given as a whole: objects of Kubernetes, and labels."""
 
 
 def values_of_file(node: dict[str, Any] | None = None, path: str = "") -> dict[str, Any]:
