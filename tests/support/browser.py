@@ -1,6 +1,7 @@
 """A headless Chromium for tests, and pages that remember everything they did wrong.
 
-The browser is Debian's (`make browser`); it is started once per session and only for tests that ask for it.
+The browser is Debian's (`make browser`); it is started once per module and only for tests that ask for it: while it is
+there its event loop runs in this thread, and no test with a loop of its own can.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Tab:
         expect(self.page.locator(selector)).to_have_count(number, timeout=PATIENCE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """The browser."""
     program = shutil.which("chromium")
