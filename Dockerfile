@@ -55,8 +55,8 @@ COPY LICENSE pyproject.toml ./
 COPY operator operator
 COPY trainer_image trainer_image
 # operator: everything but the trainer. agent: the trainer with the contract, for injection into images of users; it
-# brings websockets without its compiled part, since those images may have another Python, and catatonit, which is
-# static. trainer: the agent's files.
+# brings websockets without its compiled part, since those images may have another Python, prometheus_client, which has
+# none, and catatonit, which is static. trainer: the agent's files.
 # All of them have the project's metadata: torchrun finds the rendezvous backend by its entry point.
 RUN set -eu; touch README.md; \
     /opt/tools/bin/python -m hatchling build -t wheel -d /wheel > /dev/null; \
@@ -69,7 +69,7 @@ RUN set -eu; touch README.md; \
     cp -r /agent/* /out/trainer/opt/llmtrain/; \
     mv llmtrain/bin/llmtrain-agent /out/trainer/opt/llmtrain/bin/; \
     rm -rf llmtrain/devcluster llmtrain/.lock; \
-    cp -r /opt/venv/lib/python3*/site-packages/websockets /agent/; \
+    cp -r /opt/venv/lib/python3*/site-packages/websockets /opt/venv/lib/python3*/site-packages/prometheus_client /agent/; \
     find /agent -name '*.so' -delete; \
     cp "$(command -v catatonit)" /agent/; \
     mv /agent llmtrain-agent; \

@@ -30,6 +30,9 @@ $(UV):
 system: .venv/.installed
 	$(PY) -m devcluster setup
 
+browser: .venv/.installed  ## A headless Chromium, for tests of the live page
+	$(PY) -m devcluster browser
+
 lock: | $(UV)  ## Re-pin requirements/ from pyproject.toml
 	$(LOCK:pyproject.toml=requirements/build.in) -o requirements/build.txt
 	$(LOCK) --extra operator -o requirements/operator.txt
@@ -49,6 +52,12 @@ OWN_CLUSTER := $(if $(findstring command line,$(origin KUBECONFIG)),$(KUBECONFIG
 demo: $(if $(OWN_CLUSTER),.venv/.installed,images)  ## A job from apply to a finished model on a real cluster (KUBECONFIG=... IMAGE=... for yours)
 	$(PY) -m devcluster.demo $(if $(OWN_CLUSTER),--kubeconfig $(OWN_CLUSTER) --image "$(IMAGE)")
 
+boards: .venv/.installed  ## Regenerate the chart's dashboards and alerts from dashboards/
+	$(PY) -m dashboards
+
+pictures: images  ## Draw the boards from a real run with a fault, into docs/pictures/
+	$(PY) -m dashboards.pictures
+
 cluster-up: images  ## Start the embedded cluster
 	$(PY) -m devcluster up
 
@@ -62,22 +71,25 @@ crd: .venv/.installed docs  ## Regenerate the CRD and its reference from the mod
 docs: .venv/.installed  ## Regenerate docs/api.md from the models
 	$(PY) -m llmtrain_operator.api.reference > docs/api.md
 
+picture: .venv/.installed browser  ## Draw docs/pictures/dashboard.png anew, from a real run on this machine
+	LLMTRAIN_PICTURE=docs/pictures/dashboard.png $(PYTEST) tests/e2e/test_dashboard_local.py
+
 lint: .venv/.installed  ## ruff, mypy --strict, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy operator/llmtrain_operator trainer_image/llmtrain_trainer devcluster
+	.venv/bin/mypy operator/llmtrain_operator trainer_image/llmtrain_trainer devcluster dashboards
 	.venv/bin/lint-imports
 
-test: lint images  ## Every tier
+test: lint images browser  ## Every tier
 	$(PYTEST) tests/unit tests/api tests/e2e
 
 test-unit: .venv/.installed  ## Pure tests, seconds
 	$(PYTEST) tests/unit
 
-test-api: setup  ## Against a real etcd and kube-apiserver
+test-api: setup browser  ## Against a real etcd and kube-apiserver
 	$(PYTEST) tests/api
 
-test-e2e: images  ## Real kubelets, real images, real faults
+test-e2e: images browser  ## Real kubelets, real images, real faults
 	$(PYTEST) tests/e2e
 
 test-faults: setup  ## Kills and damages of flash checkpoints; FULL=1: 200 and 1,000, into build/bench/faults.json
@@ -93,9 +105,9 @@ NODE_FAULTS ?= 40
 chaos: $(if $(filter 0,$(NODE_FAULTS)),setup,images)  ## Random faults against undisturbed runs (SEED, FAULTS on processes, NODE_FAULTS on nodes)
 	$(PY) -P tests/bench/chaos.py --seed $(SEED) --faults $(FAULTS) --node-faults $(NODE_FAULTS)
 
-bench-recovery bench-failover: images  # these have a cluster
+bench-recovery bench-failover bench-goodput: images  # these have a cluster
 
 bench-%: setup  ## bench-operator: measure, print a table, write build/bench/NAME.json
 	$(PY) -P tests/bench/$*.py
 
-.PHONY: help setup system lock images sbom demo cluster-up cluster-down crd docs lint test test-unit test-api test-e2e test-faults chaos soak
+.PHONY: help setup system browser lock images sbom demo cluster-up cluster-down crd docs boards picture pictures lint test test-unit test-api test-e2e test-faults chaos soak

@@ -121,6 +121,11 @@ def setup(_: argparse.Namespace) -> None:
     binaries.find_go()
 
 
+def browser(_: argparse.Namespace) -> None:
+    """Install the browser that tests of the live page drive."""
+    preflight.install_packages(say, preflight.BROWSER)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="python -m devcluster", description="A real Kubernetes cluster on this machine.")
@@ -151,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
     add("binaries", build_binaries)
     add("images", build_images).add_argument("targets", nargs="*", metavar="operator|trainer")
     add("setup", setup)
+    add("browser", browser)
     return top
 
 

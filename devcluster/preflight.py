@@ -21,11 +21,18 @@ PROGRAMS = {
     "setpriv": "util-linux",
     "mmdebstrap": "mmdebstrap",
     "buildah": "buildah",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
 }
 # Only `images` needs these; a cluster starts without.
 _IMAGE_PROGRAMS = {"mmdebstrap", "buildah"}
+# Only the tests of boards and alerts need these, and the pictures.
+_MONITORING_PROGRAMS = {"prometheus", "promtool"}
+# Only tests of the live page need it: program -> Debian package.
+BROWSER = {"chromium": "chromium"}
 _INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 _INOTIFY_INSTANCES = 8192
+SERVICES = Path("/etc/systemd/system")
 _HIDDEN_ON_NODES = ("/run", "/proc", "/sys", "/var/lib", "/var/log")
 _SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
@@ -47,7 +54,8 @@ def check_machine(node_cpu: int = 0) -> None:
         raise DevclusterError("devcluster needs Linux: run it in a Linux virtual machine")
     if os.geteuid() != 0:
         problems.append("not root: run it with sudo (namespaces, mounts and control groups need it)")
-    needed = {program: package for program, package in PROGRAMS.items() if program not in _IMAGE_PROGRAMS}
+    spared = _IMAGE_PROGRAMS | _MONITORING_PROGRAMS
+    needed = {program: package for program, package in PROGRAMS.items() if program not in spared}
     if packages := missing_packages(needed):
         problems.append(f"missing programs: `make setup`, or `apt-get install {' '.join(packages)}`")
     if node_cpu > (cores := os.cpu_count() or 1):
@@ -77,20 +85,31 @@ def raise_inotify_limit(say: Callable[[str], None], limit: Path = _INOTIFY_LIMIT
         say(f"{limit} is low and cannot be set: more than about ten nodes may not start")
 
 
-def install_packages(say: Callable[[str], None]) -> None:
-    """Install the Debian packages that are missing; DevclusterError where that is not possible."""
-    packages = missing_packages(PROGRAMS)
+def install_packages(say: Callable[[str], None], programs: dict[str, str] = PROGRAMS) -> None:
+    """Install the Debian packages of the programs that are missing; DevclusterError where that is not possible."""
+    packages = missing_packages(programs)
     if not packages:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise DevclusterError(f"run as root on Debian or Ubuntu: {' '.join(command)}")
     say(f"installing {' '.join(packages)}")
+    if "prometheus" in packages:
+        mask(SERVICES / "prometheus.service")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for step in (["apt-get", "update"], command):
         done = subprocess.run(step, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DevclusterError(f"`{' '.join(step)}` failed:\n{(done.stderr or done.stdout)[-2000:]}")
+
+
+def mask(unit: Path) -> None:
+    """Keep a service from being started now, as its package would, and at every boot; `systemctl unmask` undoes it.
+
+    What somebody has said of that service before is left alone.
+    """
+    if unit.parent.is_dir() and not unit.exists() and not unit.is_symlink():
+        unit.symlink_to(os.devnull)
 
 
 def _load_overlay() -> bool:

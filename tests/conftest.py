@@ -11,7 +11,7 @@ import pytest
 hypothesis.settings.register_profile("llmtrain", deadline=None)
 hypothesis.settings.load_profile("llmtrain")
 
-pytest_plugins = ["devcluster.pytest_plugin"]
+pytest_plugins = ["devcluster.pytest_plugin", "tests.support.browser"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

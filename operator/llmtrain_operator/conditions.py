@@ -24,9 +24,11 @@ ConditionType = Literal[
     "Protected",
     "Degraded",
     "Straggling",
+    "Tracked",
     "ObjectivesMet",
     "PreflightPassed",
     "Fits",
+    "Autoscaled",
 ]
 
 

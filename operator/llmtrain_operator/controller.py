@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from llmtrain_operator import departure, manifests, policy, scheduling
+from llmtrain_operator import capacity, commons, departure, manifests, policy, scheduling
 from llmtrain_operator.agents import AgentBook
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem, parse
@@ -60,8 +60,8 @@ REFUSAL_PAUSE = 30.0
 """Seconds before a pod that the API server refused (quota, admission) is tried again."""
 CHILDREN_TRUST = 300.0
 """Seconds after which Service, budget and account are applied again in case someone changed them."""
-_LEDGER_FIELDS = frozenset({"ledger", "ledger_time", "goodput"})
-_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "checkpoint", "flash", "stragglers"}
+_LEDGER_FIELDS = frozenset({"ledger", "accelerator_ledger", "ledger_time", "goodput", "timeline", "tally"})
+_PROGRESS_FIELDS = _LEDGER_FIELDS | {"progress", "history", "checkpoint", "flash", "stragglers", "step_times"}
 
 
 class Publisher(Protocol):
@@ -103,6 +103,8 @@ class Controller:
         self._unmade: dict[str, tuple[float, Obstacle]] = {}
         self._written: dict[str, float] = {}
         self._parsed: dict[str, tuple[tuple[str, int], JobSpec | None, tuple[Problem, ...]]] = {}
+        self._needs: dict[str, tuple[JobSpec, capacity.Needs]] = {}
+        self._commons = commons.Commons()
 
     # Signals from the coordinator: remembered, then the job is looked at.
 
@@ -129,7 +131,7 @@ class Controller:
         job = JobView.of(raw)
         spec, problems = self._parse(job, raw)
         status = JobStatus.model_validate(raw.get("status") or {})
-        observed = self._observe(job, spec, status)
+        observed = self._among_others(raw, job, spec, status, self._observe(job, spec, status))
         decided = plan(job, spec, problems, status, observed, time.time())
         try:
             wait = await self._write(raw, key, status, decided)
@@ -161,8 +163,9 @@ class Controller:
         self._publisher.publish(Publish(key, {}))
         self._metrics.forget(namespace, name)
         self.agents.forget_all_but((), namespace, key)
-        for memory in (self._applied, self._written, self._parsed, self._refused, self._unmade):
+        for memory in (self._applied, self._written, self._parsed, self._refused, self._unmade, self._needs):
             memory.pop(key, None)
+        self._wake_all(self._commons.forget(key))
 
     async def _clear_away(self, key: str) -> None:
         """Delete what an earlier job of the name left. The garbage collector does it too, but has been seen to leave
@@ -199,6 +202,33 @@ class Controller:
         agents = self.agents.views(pods)
         seen = Observed(pods, agents, False, refused, domains, obstacle, can_avoid, leaving, memory)
         return self._with_children(job, spec, status, seen) if spec else seen
+
+    def _among_others(
+        self, raw: Mapping[str, Any], job: JobView, spec: JobSpec | None, status: JobStatus, seen: Observed
+    ) -> Observed:
+        """What was `seen`, and the job's part of what nodes have room for; the others hear of where it stands."""
+        inventory = self._cluster.inventory()
+        if spec is None or inventory is None:
+            return seen
+        needs = self._needs_of(job, spec)
+        created = raw["metadata"].get("creationTimestamp", "")
+        stands = commons.standing(job.key, created, spec, status, seen.pods, needs)
+        self._wake_all(self._commons.update(job.key, stands))
+        if not spec.autoscale.enabled:
+            return seen
+        part = self._commons.part(job.key, inventory)
+        return replace(seen, room=part.room, claimed=part.claimed, claimants=part.claimants)
+
+    def _needs_of(self, job: JobView, spec: JobSpec) -> capacity.Needs:
+        known = self._needs.get(job.key)
+        if known is None or known[0] is not spec:
+            made = manifests.member_pod(job, spec, 0, 0, self._settings)
+            known = self._needs[job.key] = spec, capacity.needs(made)
+        return known[1]
+
+    def _wake_all(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._wake(key, 0.0)
 
     def _with_children(self, job: JobView, spec: JobSpec, status: JobStatus, seen: Observed) -> Observed:
         """What was `seen`, and whether the objects beside the pods are as they should be."""

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from llmtrain_operator.metrics import Metrics
+
+_COMPRESSED_HERE: Final = 64 * 1024
+"""Bytes of an answer that are compressed in the event loop; what is larger, in a thread."""
 
 
 @contextlib.asynccontextmanager
@@ -30,7 +34,10 @@ async def serve(port: int, metrics: Metrics, unready: Callable[[], str]) -> Asyn
         return web.Response(text=f"{missing or 'ok'}\n", status=503 if missing else 200)
 
     async def scrape(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        headers = {"Content-Type": CONTENT_TYPE_LATEST}
+        response = web.Response(body=await metrics.scrape(), headers=headers, zlib_executor_size=_COMPRESSED_HERE)
+        response.enable_compression()
+        return response
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", scrape)])

@@ -7,7 +7,7 @@ whoever was lost, and a step by the report that tells of it, which comes within 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,6 +18,9 @@ from llmtrain_operator.contract import names
 
 KEPT: Final = 10
 """Incidents that stay in the status."""
+
+OTHER: Final = "Other"
+"""What an incident is counted as whose reason is none of ours, so that there is an end to them."""
 
 Incidents = tuple[IncidentStatus, ...]
 """The newest last."""
@@ -77,6 +80,12 @@ def ended(incidents: Incidents, outcome: Literal["Suspended", "Complete", "Faile
     """The job is held, or has come to its end, before it trained again."""
     last = _open(incidents)
     return _with(incidents, last, outcome=outcome) if last else incidents
+
+
+def tally(counts: Mapping[str, int], over: IncidentStatus) -> dict[str, int]:
+    """`counts`, by reason, with an incident that is over."""
+    reason = over.reason if over.reason in names.REASONS else OTHER
+    return {**counts, reason: counts.get(reason, 0) + 1}
 
 
 def broken(incident: IncidentStatus, objectives: Objectives) -> list[str]:

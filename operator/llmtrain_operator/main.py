@@ -60,8 +60,13 @@ async def run(options: Options) -> None:
     obey_signals()
     metrics = Metrics()
     async with (
-        connect(options.kubeconfig, on_call=metrics.observe_call) as own,
-        connect(options.kubeconfig, on_call=metrics.observe_call, may_write=lambda: lease.held()) as client,
+        connect(options.kubeconfig, on_call=metrics.observe_call, on_throttle=metrics.observe_throttle) as own,
+        connect(
+            options.kubeconfig,
+            on_call=metrics.observe_call,
+            may_write=lambda: lease.held(),
+            on_throttle=metrics.observe_throttle,
+        ) as client,
     ):
         lease = Lease(own, *options.lease, f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}")
         cluster = Cluster(client, lambda key: leader.wake(key), options.namespaces)
@@ -105,7 +110,7 @@ def _rules(_context: click.Context, _option: click.Parameter, value: str | None)
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}") from error
     if rules is not None and not (isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)):
-        raise click.BadParameter("give a JSON list of NetworkPolicy egress rules")
+        raise click.BadParameter("give a JSON list of objects as in a NetworkPolicy")
     return None if rules is None else tuple(rules)
 
 
@@ -131,6 +136,7 @@ def _listed(text: str) -> tuple[str, ...]:
 @click.option("--image-pull-policy", default="IfNotPresent")
 @click.option("--image-pull-secret", multiple=True, help="Name of a secret in the job's namespace; repeatable.")
 @click.option("--member-egress", callback=_rules, help="JSON list of egress rules; without it no NetworkPolicies.")
+@click.option("--metrics-from", callback=_rules, help="JSON list of peers that may read members' metrics.")
 @click.option("--policy", "granted", callback=_policy, default="{}", help="JSON of what namespaces are granted.")
 @click.option(
     "--departure-taints",
@@ -151,6 +157,7 @@ def main(
     image_pull_policy: str,
     image_pull_secret: tuple[str, ...],
     member_egress: tuple[Rule, ...] | None,
+    metrics_from: tuple[Rule, ...] | None,
     granted: Policy,
     departure_taints: str,
     http_port: int,
@@ -170,6 +177,7 @@ def main(
         member_egress=member_egress,
         policy=granted,
         departure_taints=_listed(departure_taints),
+        metrics_from=metrics_from or (),
     )
     if kubeconfig:
         os.environ["KUBECONFIG"] = str(kubeconfig)  # where kopf looks for it

@@ -46,6 +46,10 @@ class Settings:
     """What each namespace is granted."""
     departure_taints: tuple[str, ...] = departure.TAINTS
     """Keys of the taints that say that a node is about to go."""
+    metrics_port: int = names.METRICS_PORT
+    """Where each member's agent serves its metrics; 0: nowhere, because all members are on one machine."""
+    metrics_from: tuple[network.Rule, ...] = ()
+    """Who may read them, as peers in a NetworkPolicy; nobody if empty."""
 
 
 def pod_name(job: JobView, index: int, incarnation: int) -> str:
@@ -83,7 +87,8 @@ def children(
     }
     objects: list[dict[str, Any]] = [account, service, budget]
     if settings.member_egress is not None:
-        rules = network.policy_spec(selector(job), spec, settings.member_egress)
+        readers = settings.metrics_from if settings.metrics_port else ()
+        rules = network.policy_spec(selector(job), spec, settings.member_egress, readers)
         objects.append({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": rules})
     metadata = {
         "name": job.name,
@@ -145,6 +150,8 @@ def member_pod(
         pod["metadata"]["annotations"] = (annotations if isinstance(annotations, dict) else {}) | ours
         pod["spec"] = affinity.keep_off(pod["spec"], avoid)
     _with_flash_memory(pod, spec)
+    if settings.metrics_port and not _own_command(spec):
+        _with_metrics_port(pod, settings.metrics_port)
     pod["spec"] |= {
         "hostname": f"{job.name}-{index}",
         "subdomain": job.name,
@@ -263,6 +270,7 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
         names.ENV_COORDINATOR_CA: settings.coordinator_ca,
         names.ENV_TOKEN_FILE: f"{_TOKEN_DIRECTORY}/token",
         names.ENV_DATA_CACHE: f"{_CACHE_DIRECTORY}/data",
+        **({names.ENV_METRICS_PORT: str(settings.metrics_port)} if settings.metrics_port else {}),
         names.ENV_GRACE_SECONDS: str(max(1, grace - KILL_MARGIN_SECONDS)),
         **({names.ENV_FLASH: names.FLASH_DIRECTORY} if spec.checkpoint.flash.enabled else {}),
         "HOME": "/tmp",
@@ -274,6 +282,7 @@ def _environment(job: JobView, spec: JobSpec, index: int, incarnation: int, sett
     return [{"name": name, "value": value} for name, value in values.items()] + [
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in downward.items()),
         *places.s3_environment(spec),
+        *places.tracker_environment(spec),
     ]
 
 
@@ -347,6 +356,28 @@ def _with_flash_memory(pod: dict[str, Any], spec: JobSpec) -> None:
         if "memory" in limits and (allowed := quantity.parse(limits["memory"])) is not None:
             limits["memory"] = quantity.show(allowed + size)
         container["resources"] = {**resources, "requests": requests, **({"limits": limits} if limits else {})}
+
+
+def _with_metrics_port(pod: dict[str, Any], number: int) -> None:
+    """Name the port by which a PodMonitor finds the agent's metrics, unless the user's own container has one of that
+    name or number. On the node's network a port that is named is one that is taken, so that no two members could be on
+    one node: there it is not named."""
+    containers = pod["spec"].get("containers")
+    if pod["spec"].get("hostNetwork") or not isinstance(containers, list):
+        return
+    for container in containers:
+        if not isinstance(container, dict) or container.get("name") != names.CONTAINER:
+            continue
+        ports = container.get("ports") or []
+        if not isinstance(ports, list) or any(_is_port(port, number) for port in ports):
+            continue
+        container["ports"] = [*ports, {"name": names.METRICS_PORT_NAME, "containerPort": number, "protocol": "TCP"}]
+
+
+def _is_port(port: Any, number: int) -> bool:
+    return isinstance(port, Mapping) and (
+        port.get("name") == names.METRICS_PORT_NAME or port.get("containerPort") == number
+    )
 
 
 def _volumes(spec: JobSpec, settings: Settings) -> list[dict[str, Any]]:

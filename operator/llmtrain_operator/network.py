@@ -1,6 +1,7 @@
 """Job -> what its NetworkPolicy says: who may reach its members, and whom they may reach. Pure.
 
-Members take connections from each other and from nobody else. They reach each other, the storage that the job names,
+Members take connections from each other, on the port of their metrics from those who may read them, and from nobody
+else. They reach each other, the storage that the job names,
 and what the installation grants to every job (the coordinator, DNS, rules of the administrator). A claim needs no
 rule: it is mounted by the node. A policy knows addresses and labels but no host names: storage behind a name is
 granted by its port, or by its namespace if the name is that of a Service.
@@ -15,24 +16,36 @@ from urllib.parse import urlsplit
 
 from llmtrain_operator import places
 from llmtrain_operator.api import JobSpec
+from llmtrain_operator.api.tracking import WeightsAndBiases
+from llmtrain_operator.contract import names, uris
 
 Rule = Mapping[str, Any]
-"""A NetworkPolicyEgressRule, as in manifests."""
+"""A NetworkPolicyEgressRule or NetworkPolicyPeer, as in manifests."""
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 _HTTPS: Final = 443
 _IDENTITY_AGENTS: Final = "169.254.170.23/32"  # where the EKS Pod Identity agent of every node listens
 
 
-def policy_spec(members: Mapping[str, str], spec: JobSpec, granted: Sequence[Rule]) -> dict[str, Any]:
-    """`spec` of the NetworkPolicy for the pods with the labels `members`; `granted` are egress rules of every job."""
+def policy_spec(
+    members: Mapping[str, str], spec: JobSpec, granted: Sequence[Rule], readers: Sequence[Rule] = ()
+) -> dict[str, Any]:
+    """`spec` of the NetworkPolicy for the pods with the labels `members`; `granted` are egress rules of every job,
+    `readers` peers that may read metrics."""
     each_other = {"podSelector": {"matchLabels": dict(members)}}
     return {
         **each_other,
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": [each_other]}],
-        "egress": [{"to": [each_other]}, *storage_rules(spec), *hub_rules(spec), *granted],
+        "ingress": [{"from": [each_other]}, *metrics_rules(readers)],
+        "egress": [{"to": [each_other]}, *storage_rules(spec), *hub_rules(spec), *tracker_rules(spec), *granted],
     }
+
+
+def metrics_rules(readers: Sequence[Rule]) -> list[dict[str, Any]]:
+    """What lets these peers read the members' metrics, and nothing else of theirs. By the port's name: a job's template
+    may put it elsewhere."""
+    port = {"protocol": "TCP", "port": names.METRICS_PORT_NAME}
+    return [{"from": [dict(peer) for peer in readers], "ports": [port]}] if readers else []
 
 
 def storage_rules(spec: JobSpec) -> list[dict[str, Any]]:
@@ -57,6 +70,19 @@ def hub_rules(spec: JobSpec) -> list[dict[str, Any]]:
     A hub that answers elsewhere than at port 443 (HF_ENDPOINT) has to be granted by the installation.
     """
     return [_any_address(_HTTPS)] if places.from_hub(spec) else []
+
+
+def tracker_rules(spec: JobSpec) -> list[dict[str, Any]]:
+    """What lets rank 0, which any member may be, reach the servers of experiment trackers."""
+    given = spec.tracking
+    if given is None:
+        return []
+    online = [each for each in (given.wandb, given.swanlab) if each and each.mode == "online"]
+    servers = [each.base_url if isinstance(each, WeightsAndBiases) else each.host for each in online]
+    if given.mlflow and uris.is_web(given.mlflow.tracking_uri):
+        servers.append(given.mlflow.tracking_uri)
+    rules = [_to_server(server) if server else _any_address(_HTTPS) for server in servers]
+    return [rule for number, rule in enumerate(rules) if rule not in rules[:number]]
 
 
 def _to_server(endpoint: str) -> dict[str, Any]:

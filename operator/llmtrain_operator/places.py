@@ -21,6 +21,21 @@ def checkpoints(spec: JobSpec) -> dict[str, str]:
     return {field: place for field, place in found.items() if place}
 
 
+def trackers(spec: JobSpec) -> dict[str, str]:
+    """Folders that experiment trackers write to, by the spec's fields."""
+    given = spec.tracking
+    if given is None:
+        return {}
+    uri = given.mlflow.tracking_uri if given.mlflow else None
+    found = {
+        "tracking.tensorboard.dir": given.tensorboard.dir if given.tensorboard else None,
+        "tracking.wandb.dir": given.wandb.dir if given.wandb else None,
+        "tracking.swanlab.dir": given.swanlab.dir if given.swanlab else None,
+        "tracking.mlflow.trackingUri": None if uri and uris.is_web(uri) else uri,
+    }
+    return {field: place for field, place in found.items() if place}
+
+
 def local(spec: JobSpec) -> dict[str, str]:
     """Every path, file:// and pvc:// URI of the spec, by field."""
     found = {
@@ -28,6 +43,7 @@ def local(spec: JobSpec) -> dict[str, str]:
         "data.tokenizer": spec.data.tokenizer if spec.data and spec.data.tokenizer != "byte" else None,
         "model.pretrained": spec.model.pretrained if spec.model else None,
         "output": spec.output,
+        **trackers(spec),
         **checkpoints(spec),
     }
     return {
@@ -58,6 +74,29 @@ def s3_environment(spec: JobSpec) -> list[dict[str, Any]]:
     return [{"name": name, "value": value} for name, value in plain.items() if value] + list(_credentials(spec))
 
 
+def tracker_environment(spec: JobSpec) -> list[dict[str, Any]]:
+    """The trainer's variables with the credentials of `tracking`, as references to secrets."""
+    given = spec.tracking
+    if given is None:
+        return []
+    found: list[tuple[str, str, str | None]] = []
+    if given.wandb and given.wandb.credentials:
+        found.append(("WANDB_API_KEY", given.wandb.credentials.secret_name, given.wandb.credentials.key))
+    if given.swanlab and given.swanlab.credentials:
+        found.append(("SWANLAB_API_KEY", given.swanlab.credentials.secret_name, given.swanlab.credentials.key))
+    if given.mlflow and (secret := given.mlflow.credentials):
+        found += [
+            ("MLFLOW_TRACKING_TOKEN", secret.secret_name, secret.token_key),
+            ("MLFLOW_TRACKING_USERNAME", secret.secret_name, secret.username_key),
+            ("MLFLOW_TRACKING_PASSWORD", secret.secret_name, secret.password_key),
+        ]
+    return [_from_secret(variable, name, key) for variable, name, key in found if key]
+
+
+def _from_secret(variable: str, secret: str, key: str) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
 def _credentials(spec: JobSpec) -> Iterator[dict[str, Any]]:
     given = spec.checkpoint.s3.credentials if spec.checkpoint and spec.checkpoint.s3 else None
     if given is None:
@@ -69,4 +108,4 @@ def _credentials(spec: JobSpec) -> Iterator[dict[str, Any]]:
     }
     for name, key in keys.items():
         if key:
-            yield {"name": name, "valueFrom": {"secretKeyRef": {"name": given.secret_name, "key": key}}}
+            yield _from_secret(name, given.secret_name, key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+from llmtrain_operator.capacity import Inventory
 from llmtrain_operator.scheduling import Api
 from llmtrain_operator.state import NodeView, PodView
 
@@ -39,6 +40,9 @@ class ClusterPort(Protocol):
 
     def node(self, name: str) -> NodeView | None:
         """The node, None if it does not exist or nodes may not be read."""
+
+    def inventory(self) -> Inventory | None:
+        """What nodes offer and members have of it, to be read only; None if nodes may not be read."""
 
     def serves(self, api: Api) -> bool:
         """Whether this optional API is there, as of some seconds ago."""

@@ -1,4 +1,4 @@
-"""What the members say about training, as status: the newest progress, the time left, and what the time was spent on.
+"""What the members say about training, as status: the newest progress, and the time left.
 
 Pure. Only reports of the current round count, so that a member cut off earlier cannot turn the clock back.
 """
@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from llmtrain_operator import goodput
 from llmtrain_operator.api import JobStatus, ProgressStatus
-from llmtrain_operator.conditions import seconds, timestamp
+from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Progress
 from llmtrain_operator.state import AgentView
 
@@ -101,57 +100,3 @@ def duration(length: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"
-
-
-_BEGUN_BY: Mapping[str, goodput.Cause] = {"Recovering": "restart", "Resizing": "resize"}
-"""What a round that does not train yet was formed for, by the job's state."""
-
-
-def cause_of(status: JobStatus, until: float) -> goodput.Cause:
-    """What the time from the last booking to `until` went to, judged by what the status said then."""
-    if status.state == "Suspended":
-        return "suspended"
-    if status.not_before and until <= seconds(status.not_before):
-        return "backoff"
-    if status.round is None:
-        return "resize" if status.state == "Resizing" else "waiting" if status.rounds else "starting"
-    phase = status.progress.phase if status.progress else "loading"
-    if phase in BEFORE_TRAINING:
-        return _BEGUN_BY.get(status.state, "starting")
-    if phase == "saving":
-        return "resize" if status.state == "Resizing" else "save"
-    if phase in ("exporting", "done"):
-        return "export"
-    return _training_cause(status)
-
-
-def booked(status: JobStatus, cause: goodput.Cause, now: float) -> dict[str, Any]:
-    """The ledger's status fields with the time since the last booking booked to `cause`."""
-    if status.ledger_time is None:
-        return {"ledger_time": timestamp(now)}
-    passed = now - seconds(status.ledger_time)
-    if passed <= 0:
-        return {}
-    return {**_shown(goodput.book(status.ledger, cause, passed)), "ledger_time": timestamp(now)}
-
-
-def unnoticed(status: JobStatus, now: float) -> dict[str, Any]:
-    """The ledger's status fields when a round turns out to be lost: since its last step, and the one in progress, no
-    more was done, though it seemed to train."""
-    told = status.progress
-    if told is None or told.updated_at is None or told.phase in BEFORE_TRAINING:
-        return {}
-    idle = now - seconds(told.updated_at) - (told.step_seconds or 0.0)
-    return _shown(goodput.moved(status.ledger, _training_cause(status), "detect", idle))
-
-
-def _training_cause(status: JobStatus) -> goodput.Cause:
-    return "recompute" if status.progress and status.progress.step < status.best_step else "productive"
-
-
-def _shown(ledger: Mapping[str, float]) -> dict[str, Any]:
-    share = goodput.goodput(ledger)
-    return {
-        "ledger": {name: round(value, 3) for name, value in ledger.items()},
-        "goodput": None if share is None else f"{share:.1%}",
-    }

@@ -17,10 +17,21 @@ _FACTORS: Final = {"": Fraction(1), "m": Fraction(1, 1000)} | {
 
 def parse(quantity: Any) -> int | None:
     """Bytes, rounded up; None for what is no quantity of the usual forms."""
+    value = _exact(quantity)
+    return None if value is None else math.ceil(value)
+
+
+def thousandths(quantity: Any) -> int | None:
+    """Of a CPU, a byte or a device, rounded up; None for what is no quantity of the usual forms."""
+    value = _exact(quantity)
+    return None if value is None else math.ceil(value * 1000)
+
+
+def _exact(quantity: Any) -> Fraction | None:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-zA-Z]{0,2})", str(quantity).strip())
     if found is None or found[2] not in _FACTORS:
         return None
-    return math.ceil(Fraction(found[1]) * _FACTORS[found[2]])
+    return Fraction(found[1]) * _FACTORS[found[2]]
 
 
 def seconds(duration: str) -> float:

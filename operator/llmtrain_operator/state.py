@@ -13,6 +13,9 @@ from typing import Any
 from llmtrain_operator.api import JobStatus
 from llmtrain_operator.contract.wire import Directive, Report
 
+Resources = tuple[tuple[str, int], ...]
+"""Amounts by resource, in thousandths of its unit (of a CPU, a byte, a device), in order of their names."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodView:
@@ -24,7 +27,8 @@ class PodView:
     `exit_code` is the trainer container's, once it has ended. `unschedulable_message` is the scheduler's or the gate's
     explanation while `scheduled` is False. `owner` is the UID of the controlling job object. `group_size`: how many
     members are scheduled together with it, 0 if it stands alone. `trainer`: the image that its agent and the trainer's
-    library come from. `avoids`: names of the nodes that it was made to keep off.
+    library come from. `avoids`: names of the nodes that it was made to keep off. `requests`: what it asks of its node.
+    `priority`: as admission filled it in.
     """
 
     name: str
@@ -48,13 +52,15 @@ class PodView:
     group_size: int = 0
     trainer: str = ""
     avoids: tuple[str, ...] = ()
+    requests: Resources = ()
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """The few facts about a node. `boot_id` changes when the machine restarts, even if the node never left Ready.
     `domains`: zone and rack, as far as its labels tell. `taints`: each as `key:Effect`. `accelerator_memory`: bytes
-    of each of its accelerators, 0 if its labels do not tell."""
+    of each of its accelerators, 0 if its labels do not tell. `allocatable`: what it offers to pods."""
 
     name: str
     uid: str
@@ -64,6 +70,8 @@ class NodeView:
     domains: tuple[str, ...] = ("", "")
     taints: tuple[str, ...] = ()
     accelerator_memory: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    allocatable: Resources = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,9 @@ class Observed:
     rack of the nodes that the pods are on, by name. `obstacle`: why no pod may be created at all. `can_avoid`: whether
     pods can be kept off a node. `leaving`: the nodes that are about to go, of those that the pods are on or were on,
     with the taint that says so, by name. `accelerator_memory`: bytes of each accelerator of the nodes that the pods are
-    on, by name, where that is known.
+    on, by name, where that is known. `room`: further members that nodes may have room for, None if that is not known.
+    `claimed`: members whose nodes jobs of higher priority wait for. `claimants`: the jobs whose turn it is before this
+    one asks for more.
     """
 
     pods: tuple[PodView, ...] = ()
@@ -143,6 +153,9 @@ class Observed:
     can_avoid: bool = True
     leaving: Mapping[str, str] = field(default_factory=dict)
     accelerator_memory: Mapping[str, int] = field(default_factory=dict)
+    room: int | None = None
+    claimed: int = 0
+    claimants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from tests.support.kube import Kubectl
 
 AT_MOST: Final = 8
 """Faults of one job."""
-STEPS: Final = 1000
+STEPS: Final = 2500
 NODE_STEPS: Final = 1600
 CLUSTER: Final = "chaos"
 APART: Final = {

@@ -8,9 +8,11 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from devcluster.cgroups import current_hierarchies
+from llmtrain_operator.contract import names
 from llmtrain_operator.local.init import descendants, living
 from llmtrain_trainer.elastic_data import SampleOrder
+from tests.support.metrics import samples
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240
@@ -186,6 +190,43 @@ ELASTIC = {
     "nodes": {"min": 1, "max": 2},
     "checkpoint": {"durable": {"storage": "pvc://checkpoints/j", "everySteps": 10}},
 }
+
+
+def test_members_show_metrics_that_outlive_their_workers(
+    start: Callable[..., Local], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each at a port of its own; steps before and after a kill are in one histogram, and the restore has its tier."""
+    first = _free_ports(2)
+    monkeypatch.setenv(names.ENV_METRICS_PORT, str(first))
+    run = start(FOREVER)
+
+    def shown(member: int, name: str) -> float:
+        """The sum of a metric's series; 0 while there is none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{first + member}/metrics", timeout=5) as answer:
+                return sum(samples(answer.read()).get(f"llmtrain_member_{name}", {}).values())
+        except OSError:
+            return 0.0
+
+    run.until(lambda: all(shown(member, "committed_step") > 5 for member in (0, 1)), "metrics of both members")
+    before = shown(0, "step_duration_seconds_count")
+    assert before > 5
+    own = "-m\0llmtrain_trainer.train"
+    os.kill(max(pid for pid in run.processes(own) if b"local.init" not in _command(pid)), signal.SIGKILL)
+    run.until(lambda: all(shown(member, "worker_restarts_total") == 1 for member in (0, 1)), "new workers")
+    run.until(lambda: all(shown(member, "restore_seconds") > 0 for member in (0, 1)), "a restore")
+    run.until(lambda: shown(0, "step_duration_seconds_count") > before, "more steps")
+    run.until(lambda: run.status.get("checkpoint", {}).get("restoredTier") == "memory", "the tier in the status")
+
+
+def _free_ports(count: int) -> int:
+    """The first of so many free ports in a row."""
+    while True:
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            first: int = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for number in range(1, count):
+                held.enter_context(socket.create_server(("127.0.0.1", first + number)))
+            return first
 
 
 def test_a_lost_member_is_gone_for_good_and_grows_back(start: Callable[..., Local]) -> None:

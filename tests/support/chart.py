@@ -49,10 +49,10 @@ def rights(role: dict[str, Any]) -> Rights:
     }
 
 
-def render(values: dict[str, Any], release: str = "llmtrain") -> list[dict[str, Any]]:
-    """The objects of `helm template RELEASE --namespace ops`. Raises HelmError."""
-    with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name=release, namespace="ops")
+def render(values: dict[str, Any], release: str = "llmtrain", chart: Path = CHART) -> list[dict[str, Any]]:
+    """The objects of `helm template RELEASE CHART --namespace ops`. Raises HelmError."""
+    with helm.Chart.load(str(chart)) as loaded:
+        files = loaded.render(values, name=release, namespace="ops")
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
     return [obj for text in texts for obj in yaml.safe_load_all(text) if obj]
 
@@ -78,8 +78,8 @@ def values_of_schema(node: dict[str, Any] | None = None, path: str = "") -> Iter
             yield path + name, each["description"]
 
 
-WHOLE = frozenset({"resources", "affinity"})
-"""Values that are objects of Kubernetes, given as a whole."""
+WHOLE = frozenset({"resources", "affinity", "labels"})
+"""Values that are given as a whole: objects of Kubernetes, and labels."""
 
 
 def values_of_file(node: dict[str, Any] | None = None, path: str = "") -> dict[str, Any]:

@@ -150,5 +150,61 @@ BAD = (
         "spec.checkpoint.durable.every",
     ),
     Bad("negative budget", {"recovery": {"maxRestarts": -1}}, "spec.recovery.maxRestarts"),
+    Bad("tracking without a tracker", {"tracking": {"everySteps": 5}}, "spec.tracking", "give at least one of"),
+    Bad("event files in a bucket", {"tracking": {"tensorboard": {"dir": "s3://b/t"}}}, "spec.tracking.tensorboard.dir"),
+    Bad(
+        "offline without a folder",
+        {"tracking": {"wandb": {"project": "p", "mode": "offline"}}},
+        "spec.tracking.wandb.dir",
+        "dir is required where mode is offline",
+    ),
+    Bad(
+        "online without a key",
+        {"tracking": {"swanlab": {"project": "p"}}},
+        "spec.tracking.swanlab.credentials",
+        "credentials are required where mode is online",
+    ),
+    Bad(
+        "a key that is of no use",
+        {"tracking": {"wandb": {"project": "p", "mode": "offline", "dir": "/d", "credentials": {"secretName": "k"}}}},
+        "spec.tracking.wandb.credentials",
+        "of no use where it is offline",
+    ),
+    Bad(
+        "a key without its secret",
+        {"tracking": {"wandb": {"project": "p", "credentials": {"key": "K"}}}},
+        "spec.tracking.wandb.credentials.secretName",
+    ),
+    Bad("no project", {"tracking": {"swanlab": {"mode": "offline", "dir": "/d"}}}, "spec.tracking.swanlab.project"),
+    Bad(
+        "a database of one's own",
+        {"tracking": {"mlflow": {"trackingUri": "sqlite:///m.db"}}},
+        "spec.tracking.mlflow.trackingUri",
+    ),
+    Bad(
+        "credentials for a folder",
+        {"tracking": {"mlflow": {"trackingUri": "/m", "credentials": {"secretName": "k", "tokenKey": "t"}}}},
+        "spec.tracking.mlflow.credentials",
+        "credentials are for a server",
+    ),
+    Bad(
+        "a token and a user",
+        {
+            "tracking": {
+                "mlflow": {
+                    "trackingUri": "https://m",
+                    "credentials": {"secretName": "k", "tokenKey": "t", "usernameKey": "u"},
+                }
+            }
+        },
+        "spec.tracking.mlflow.credentials",
+        "give either tokenKey, or usernameKey and passwordKey",
+    ),
+    Bad(
+        "tracking of a script",
+        {"entrypoint": {"script": "/a.py"}, "tracking": {"tensorboard": {"dir": "/t"}}},
+        "spec.tracking",
+        "tracking is the reference trainer's",
+    ),
     Bad("output in a bucket", {"output": "s3://bucket/model"}, "spec.output"),
 )

@@ -1,6 +1,8 @@
 """The Helm chart as rendered: valid objects, the rights that are meant and no others, certificates that fit."""
 
 import base64
+import re
+import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,9 +13,11 @@ import yaml
 from click import Option
 from cryptography import x509
 
-from llmtrain_operator import departure, main, policy
+from llmtrain_operator import departure, main, manifests, policy
 from llmtrain_operator.api.validation import parse
+from llmtrain_operator.contract import names
 from llmtrain_operator.coordinator import main as coordinator
+from llmtrain_operator.state import JobView
 from tests.support.chart import (
     CHART,
     CLUSTER_RIGHTS,
@@ -28,6 +32,7 @@ from tests.support.chart import (
 )
 
 ROOT = Path(__file__).parents[2]
+MINIMAL = "{model: {preset: gpt-tiny}, data: {source: /data}, training: {maxSteps: 1}}"
 NAMESPACED = {"watch": {"namespaces": ["team-a", "team-b"], "nodes": False}}
 POLICY = {
     "contact": 'ask "us"',
@@ -149,10 +154,10 @@ def test_the_certificate_fits_the_address_that_agents_are_given(release):
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(data["ca.crt"]))
     [flag] = [f for f in containers(objects)["operator"]["command"] if f.startswith("--coordinator-url=")]
     urls = [urlsplit(url) for url in flag.removeprefix("--coordinator-url=").split(",")]
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    hosts = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     services = [find(objects, "Service", name) for name in ("-coordinator", "-coordinator-replicas")]
     for url, service in zip(urls, services, strict=True):
-        assert url.hostname in names.get_values_for_type(x509.DNSName)
+        assert url.hostname in hosts.get_values_for_type(x509.DNSName)
         assert url.hostname == f"{service['metadata']['name']}.ops.svc"
         assert url.port == service["spec"]["ports"][0]["port"]
         assert service["spec"]["publishNotReadyAddresses"] is True
@@ -209,6 +214,8 @@ def test_an_own_certificate_replaces_the_generated_one():
         ({"topologySpreadConstraints": [{"topologyKey": "zone"}]}, "maxSkew"),
         ({"imagePullSecrets": ["name"]}, "imagePullSecrets"),
         ({"crds": {"instal": False}}, "instal"),
+        ({"metrics": {"monitors": True}}, "monitors"),
+        ({"metrics": {"interval": "often"}}, "interval"),
     ],
     ids=lambda value: value.replace(".*", "-").replace("/", "-") if isinstance(value, str) else "",
 )
@@ -298,3 +305,86 @@ def test_the_policy_reaches_the_operator_as_it_was_written():
     assert policy.read(given.removeprefix("--policy=")) == policy.Policy.model_validate(POLICY)
     with pytest.raises(helm.HelmError, match="maxNode"):
         render({"policy": {"default": {"maxNode": 1}}})
+
+
+MONITORS = {"metrics": {"monitors": "always", "labels": {"release": "stack"}, "interval": "5s"}}
+
+
+def rendered_where_there_are_monitors(values, tmp_path):
+    """As in a cluster with the Prometheus operator: the template asks for a kind that every cluster has instead."""
+    copy = tmp_path / "llmtrain"
+    shutil.copytree(CHART, copy)
+    helpers = copy / "templates" / "_helpers.tpl"
+    asked = '(printf "monitoring.coreos.com/v1/%s" .kind)'
+    assert helpers.read_text().count(asked) == 1
+    helpers.write_text(helpers.read_text().replace(asked, '"apps/v1"'))
+    return render(values, chart=copy)
+
+
+def kinds(objects):
+    return [o["kind"] for o in objects if o["kind"].endswith("Monitor")]
+
+
+@pytest.mark.parametrize(
+    ("values", "without", "with_crds"),
+    [
+        ({}, 0, 2),
+        ({"metrics": {"monitors": "never"}}, 0, 0),
+        ({"metrics": {"monitors": "always"}}, 2, 2),
+    ],
+    ids=["auto", "never", "always"],
+)
+def test_monitors_are_there_where_their_crds_are(values, without, with_crds, tmp_path):
+    """By default; a chart that is rendered without the cluster is told so."""
+    assert len(kinds(render(values))) == without
+    assert len(kinds(rendered_where_there_are_monitors(values, tmp_path))) == with_crds
+
+
+def test_the_operators_monitor_finds_its_ports():
+    """Of the Service, and behind it of the containers; Prometheus may choose monitors by a label of its own."""
+    objects = render(MONITORS)
+    monitor, service = find(objects, "ServiceMonitor"), find(objects, "Service", "-metrics")
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    services = [o for o in objects if o["kind"] == "Service"]
+    assert [o for o in services if wanted <= o["metadata"]["labels"].items()] == [service]
+    ports = {port["name"]: port for port in service["spec"]["ports"]}
+    assert [endpoint["port"] for endpoint in monitor["spec"]["endpoints"]] == list(ports)
+    assert all(endpoint["honorLabels"] and endpoint["interval"] == "5s" for endpoint in monitor["spec"]["endpoints"])
+    named = {port["name"]: port["containerPort"] for c in containers(objects).values() for port in c["ports"]}
+    assert {named[port["targetPort"]] for port in ports.values()} == {8080, 8081}
+    assert all(port["port"] == named[port["targetPort"]] for port in ports.values())
+    assert monitor["metadata"]["labels"]["release"] == "stack"
+    template = find(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= template.items()
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [({}, {"any": True}), (NAMESPACED, {"matchNames": ["team-a", "team-b"]})],
+    ids=["everywhere", "namespaced"],
+)
+def test_the_members_monitor_finds_them_and_takes_nobodys_word(values, where):
+    """By their pods' labels and port; a member that says it is another's has those labels dropped."""
+    objects = render(values | MONITORS)
+    monitor = find(objects, "PodMonitor", "-members")["spec"]
+    assert monitor["namespaceSelector"] == where
+    view, (spec, _) = JobView("j", "team-a", "uid", 1), parse("j", yaml.safe_load(MINIMAL))
+    pod = manifests.member_pod(view, spec, 3, 1, manifests.Settings("t", "o", "wss://c", ""))
+    assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    [endpoint] = monitor["podMetricsEndpoints"]
+    [port] = pod["spec"]["containers"][0]["ports"]
+    assert (port["name"], port["containerPort"]) == (endpoint["port"], 9402)
+    assert not endpoint.get("honorLabels")
+    assert pod["metadata"]["labels"][monitor["jobLabel"]] == "j"
+    [relabeling] = endpoint["relabelings"]
+    [source] = relabeling["sourceLabels"]
+    assert source == "__meta_kubernetes_pod_label_" + re.sub(r"[./-]", "_", names.LABEL_INDEX)
+    [dropped] = endpoint["metricRelabelings"]
+    assert all(re.fullmatch(dropped["regex"], f"exported_{name}") for name in ("namespace", "job", "member"))
+
+
+def test_who_may_read_metrics_reaches_the_operator():
+    """Which puts it into the jobs' policies."""
+    [flag] = [f for f in containers(render(EVERYTHING))["operator"]["command"] if f.startswith("--metrics-from=")]
+    assert main._rules(None, None, flag.partition("=")[2]) == tuple(EVERYTHING["networkPolicy"]["metricsFrom"])
+    assert not [f for f in containers(render({}))["operator"]["command"] if f.startswith("--metrics-from=")]

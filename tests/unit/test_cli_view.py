@@ -182,9 +182,10 @@ def test_incidents_are_told_by_their_timeline():
     """One that is not over says so; what was promised stands below."""
     one = {"number": 1, "time": "2026-01-01T00:30:00Z", "kind": "node", "reason": "PodLost", "member": 2, "round": 1}
     over = {**one, "message": "no word", "detectSeconds": 1.3, "roundSeconds": 1.4, "trainSeconds": 2.2, "lostSteps": 0}
+    over["badput"] = {"detect": 1.3, "restart": 0.9, "recompute": 0.2}
     met = condition("ObjectivesMet", "True", "ObjectivesMet", "incident 1: noticed")
     shown = text(view.incidents_table(seen(RUNNING | {"incidents": [over, {**one, "number": 2}], "conditions": [met]})))
-    row = "1 2026-01-01T00:30:00Z PodLost 2 1.3s 1.4s 2.2s 0 no word"
+    row = "1 2026-01-01T00:30:00Z PodLost 2 1.3s 1.4s 2.2s 2.4s 0 no word"
     assert " ".join(shown.splitlines()[1].split()) == row
     assert shown.count("not yet") == 2
     assert "ObjectivesMet: incident 1: noticed" in shown

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmtrain_operator.capacity import Inventory
 from llmtrain_operator.contract.wire import AgentUpdate, Checkpoints, Progress, Publish, Report
 from llmtrain_operator.controller import PREDECESSOR_PAUSE, REFUSAL_PAUSE, Controller
 from llmtrain_operator.manifests import Settings
@@ -51,6 +52,9 @@ class OneJob:
 
     def node(self, name: str) -> NodeView | None:
         return self.nodes.get(name)
+
+    def inventory(self) -> Inventory | None:
+        return None
 
     def serves(self, api: Api) -> bool:
         raise AssertionError(f"no job here asks for {api}")

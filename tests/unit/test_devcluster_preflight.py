@@ -1,5 +1,7 @@
 """What a machine lacks is named, all of it at once, with the way to get it."""
 
+from pathlib import Path
+
 import pytest
 
 from devcluster import preflight
@@ -22,6 +24,24 @@ def test_all_problems_are_reported_together(monkeypatch):
     complaint = str(caught.value)
     for words in ("sudo", "apt-get install some-package", "node_cpu 100000", "hidden on the nodes", "blank"):
         assert words in complaint
+
+
+def test_a_service_that_nobody_asked_for_is_not_started(tmp_path):
+    """The unit points at nothing, which is how systemd is told; one that an administrator made stays."""
+    preflight.mask(tmp_path / "some.service")
+    assert (tmp_path / "some.service").readlink() == Path("/dev/null")
+    (tmp_path / "own.service").write_text("[Service]")
+    preflight.mask(tmp_path / "own.service")
+    assert (tmp_path / "own.service").read_text() == "[Service]"
+
+
+def test_a_cluster_starts_without_what_only_tests_and_images_need(monkeypatch):
+    """Prometheus is none of a cluster's business."""
+    monkeypatch.setattr(preflight.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(DevclusterError) as caught:
+        preflight.check_machine()
+    assert "crun" in str(caught.value)
+    assert "prometheus" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("before", "after"), [("128\n", "8192"), ("100000\n", "100000\n")], ids=["low", "high"])

@@ -155,6 +155,48 @@ def test_the_time_of_a_suspension_is_no_recovery() -> None:
     assert find(job.status.conditions, "ObjectivesMet") is None
 
 
+@pytest.mark.parametrize(
+    ("tiers", "farthest"),
+    [
+        (("memory", "memory"), "memory"),
+        (("memory", "peer"), "peer"),
+        (("durable", "peer"), "durable"),
+        (("memory", "the moon"), "memory"),
+        (("", ""), ""),
+    ],
+)
+def test_a_restore_is_of_the_farthest_tier(tiers, farthest) -> None:
+    """All wait for the worker that reads from there, whoever tells first."""
+
+    def told(index, number, tier):
+        said = Checkpoints(step=30, restored_step=39, restored_from="x", restore_seconds=0.5, restored_tier=tier)
+        return training(index, number, at=40, checkpoints=said)
+
+    job = lost_one()
+    lost = missed(training(1))
+    job.look(told(0, 2, tiers[0]), lost, loading(2, 2))
+    job.look(told(0, 2, tiers[0]), lost, told(2, 2, tiers[1]))
+    assert job.status.checkpoint.restored_tier == farthest
+    job.look(told(0, 2, tiers[0]), lost, training(2, 2, at=41))
+    assert job.status.checkpoint.restored_tier == farthest, "of one round it only gets farther"
+
+
+def test_incidents_are_counted_when_they_are_over() -> None:
+    """By what began them, once each, however often the job is looked at afterwards; and the steps that were lost."""
+    job = lost_one()
+    assert job.status.incident_counts == {}
+    for _ in range(2):
+        job.look(restored(0, 2, 30), missed(training(1)), restored(2, 2, 30))
+    assert (job.status.incident_counts, job.status.lost_steps_total) == ({"PodLost": 1}, 9)
+
+
+def test_reasons_are_counted_by_a_closed_set() -> None:
+    """Whatever a newer trainer, or a script, calls its failure."""
+    other = IncidentStatus(number=1, time="2026-11-29T00:00:00Z", kind="process", reason="MoonPhase", round=1)
+    counts = incidents.tally({"Hang": 2}, other)
+    assert incidents.tally(counts, other.model_copy(update={"reason": "Hang"})) == {"Hang": 3, "Other": 1}
+
+
 def test_a_job_that_fails_did_not_recover() -> None:
     """Whatever an earlier incident had kept."""
     job = lost_one()

@@ -9,6 +9,7 @@ import pytest
 from llmtrain_operator.api.validation import parse
 from llmtrain_operator.contract import names
 from llmtrain_operator.local.init import descendants
+from llmtrain_operator.local.pods import own_port
 from llmtrain_operator.local.recipe import accelerators, recipe
 from llmtrain_operator.manifests import Settings, member_pod
 from llmtrain_operator.ports import Rejected
@@ -82,3 +83,11 @@ def test_nodes_share_the_accelerators(node, procs, nodes, available, share):
 def test_descendants_are_found_at_any_depth():
     """Children of children count, relatives of others do not."""
     assert descendants(10, {11: 10, 12: 11, 13: 12, 20: 1, 21: 20, 10: 1}) == {11, 12, 13}
+
+
+@pytest.mark.parametrize(
+    ("first", "index", "expected"), [("9402", 0, "9402"), ("9402", 3, "9405"), ("0", 3, "0"), ("x", 1, "0")]
+)
+def test_members_of_one_machine_have_ports_of_their_own(first, index, expected):
+    """Counted from the one that the caller names for the first; one that is no number is none."""
+    assert own_port(first, index) == expected

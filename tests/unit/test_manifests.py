@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import kubernetes_validate
@@ -221,3 +222,46 @@ def test_claims_of_checkpoints_are_mounted_too() -> None:
         m["mountPath"] for m in trainer(pod)["volumeMounts"]
     }
     assert environment(pod)[names.ENV_JOB_UID] == "job-uid"
+
+
+METRICS = {"name": "metrics", "containerPort": 9402, "protocol": "TCP"}
+
+
+def ports(template=None, **fields):
+    """The trainer's ports of a pod with this template."""
+    return trainer(member(spec(template={"spec": template or {}}, **fields))).get("ports")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ({}, [METRICS]),
+        (
+            {"containers": [{"name": "trainer", "ports": [{"name": "debug", "containerPort": 5678}]}]},
+            [{"name": "debug", "containerPort": 5678}, METRICS],
+        ),
+        (
+            {"containers": [{"name": "trainer", "ports": [{"name": "metrics", "containerPort": 8000}]}]},
+            [{"name": "metrics", "containerPort": 8000}],
+        ),
+        (
+            {"containers": [{"name": "trainer", "ports": [{"name": "mine", "containerPort": 9402}]}]},
+            [{"name": "mine", "containerPort": 9402}],
+        ),
+        ({"hostNetwork": True}, None),
+        ({"containers": [{"name": "trainer", "command": ["torchrun", "train.py"]}]}, None),
+    ],
+    ids=["plain", "beside-others", "name-is-taken", "number-is-taken", "nodes-network", "torchrun"],
+)
+def test_the_port_of_metrics_takes_nothing_from_the_user(template, expected) -> None:
+    """Kubernetes refuses a name twice, and of a port that is named on a node's network a second pod."""
+    assert ports(template) == expected
+
+
+def test_members_of_one_machine_get_no_port_of_metrics() -> None:
+    """They would all want the same one."""
+    alone = dataclasses.replace(SETTINGS, metrics_port=0)
+    pod = manifests.member_pod(JOB, spec(), 2, 3, alone)
+    assert "ports" not in trainer(pod)
+    assert names.ENV_METRICS_PORT not in environment(pod)
+    assert environment(member())[names.ENV_METRICS_PORT] == "9402"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import kubernetes_validate
 import pytest
 from click.testing import CliRunner
@@ -36,6 +38,9 @@ class World:
         [rules] = [flag.partition("=")[2] for flag in command if flag.startswith("--member-egress=")]
         granted = main._rules(None, None, rules)
         settings = manifests.Settings("t", "o", "wss://c", "CA", member_egress=granted)
+        readers = [flag.partition("=")[2] for flag in command if flag.startswith("--metrics-from=")]
+        peers = main._rules(None, None, readers[0]) if readers else ()
+        settings = dataclasses.replace(settings, metrics_from=peers)
         found = [find(objects, "NetworkPolicy")]
         self.members = {}
         for namespace, name in (("ns", "j"), ("ns", "k"), ("elsewhere", "j")):
@@ -77,13 +82,17 @@ def test_what_has_to_pass_passes() -> None:
     assert not world.refusal(world.member, S3, 9000)
     assert not world.refusal(world.operator, "192.0.2.1", 6443), "the API server itself"
     assert not world.refusal(world.operator, "10.96.0.1", 443), "the API server's Service"
-    assert not world.refusal(world.prometheus, world.operator, 8080)
+    for port in (8080, 8081):
+        assert not world.refusal(world.prometheus, world.operator, port), "metrics of operator and coordinator"
+    assert not world.refusal(world.prometheus, world.member, 9402), "a member's metrics"
+    assert world.refusal(world.prometheus, world.member, 29500) == "Ingress of j", "and nothing else of its"
+    assert world.refusal(world.stranger, world.member, 9402) == "Ingress of j"
 
 
 def test_what_must_not_pass_does_not() -> None:
     """Strangers reach no member, members reach no strangers."""
     world = World({}, on_s3(endpoint=f"http://{S3}:9000", **KEYS))
-    for port in (29500, 41234):
+    for port in (29500, 41234, 9402):
         assert world.refusal(world.members["ns", "k"][0], world.member, port) == "Egress of k", "another job's member"
         assert world.refusal(world.members["elsewhere", "j"][0], world.member, port), "a namesake's member"
         assert world.refusal(world.stranger, world.member, port) == "Ingress of j", "a neighbour in the namespace"

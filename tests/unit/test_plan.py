@@ -160,7 +160,7 @@ def test_the_ledger_adds_up_to_wall_time(running) -> None:
         status = step(status, members, now=NOW + second).status
     assert sum(status.ledger.values()) == pytest.approx(19)
     booked = {cause: pytest.approx(seconds) for cause, seconds in status.ledger.items() if seconds}
-    assert booked == {"starting": 1, "productive": 1.5, "detect": 10.5, "waiting": 1, "restart": 3, "recompute": 2}
+    assert booked == {"starting": 1, "productive": 1.5, "detect": 10.5, "restart": 4, "recompute": 2}
 
 
 def test_pods_that_end_before_they_join_are_not_replaced_in_a_hot_loop() -> None:
@@ -216,7 +216,7 @@ def test_a_pause_is_booked_as_such_however_late_the_next_pass(running) -> None:
     """Time is booked when something changes, so the end of a pause lies within the time that is booked."""
     paused = running.model_copy(update={"round": None, "not_before": timestamp(NOW + 31)})
     status = step(paused, observed(), now=NOW + 41).status
-    assert {cause: round(s) for cause, s in status.ledger.items() if s} == {"starting": 1, "backoff": 30, "waiting": 10}
+    assert {cause: round(s) for cause, s in status.ledger.items() if s} == {"starting": 11, "backoff": 30}
 
 
 @pytest.mark.parametrize("pace", [float("inf"), float("nan")])

@@ -111,7 +111,7 @@ def test_below_the_minimum_the_job_waits_and_says_why() -> None:
     assert condition(job.status, "Recovering") == ("True", "BelowMinimum")
     assert "1 of at least 2 members are ready (member 1: not scheduled: 0/1 nodes" in job.message("Running")
     job.look(gone(0), pods=[pod(0)], after=60)
-    assert (job.events, job.status.ledger["waiting"]) == ([], pytest.approx(66))
+    assert (job.events, job.status.ledger["waiting"]) == ([], pytest.approx(60)), "since it was clear that nobody comes"
 
 
 def test_members_that_come_back_together_begin_together() -> None:

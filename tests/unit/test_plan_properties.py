@@ -12,7 +12,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.conditions import seconds
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Check, Checkpoints, Directive, Failure, Pace, Preflight, Progress, Report
+from llmtrain_operator.contract.wire import (
+    Check,
+    Checkpoints,
+    Directive,
+    Failure,
+    Pace,
+    Preflight,
+    Progress,
+    Report,
+    Spent,
+)
 from llmtrain_operator.plan import plan
 from llmtrain_operator.state import AgentView, CreatePod, DeleteJob, DeletePod, FillDesired, JobView, Observed, PodView
 
@@ -31,10 +41,22 @@ class World(RuleBasedStateMachine):
         durable=st.booleans(),
         checks=st.booleans(),
         straggler=st.sampled_from(["report", "replace"]),
+        accounts=st.booleans(),
+        scales=st.booleans(),
     )
     def apply_job(
-        self, low: int, span: int, spares: int, restarts: int, durable: bool, checks: bool, straggler: str
+        self,
+        low: int,
+        span: int,
+        spares: int,
+        restarts: int,
+        durable: bool,
+        checks: bool,
+        straggler: str,
+        accounts: bool,
+        scales: bool,
     ) -> None:
+        self.accounts = accounts
         high = min(low + span, MAX_PODS)
         self.durable = durable
         self.storage_works = True
@@ -45,6 +67,7 @@ class World(RuleBasedStateMachine):
         self.spec = JobSpec.model_validate(
             {
                 "nodes": {"min": low, "max": high, "spares": spares},
+                "autoscale": {"enabled": scales and low < high},
                 "model": {"preset": "gpt-tiny"},
                 "data": {"source": "/data"},
                 "training": {"maxSteps": 100},
@@ -63,6 +86,8 @@ class World(RuleBasedStateMachine):
         self.directives: dict[str, Directive] = {}
         self.children = False
         self.leaving: dict[str, str] = {}
+        self.room: int | None = None
+        self.claimed = 0
         self.now = 1_000_000.0
         self.number = 0
         self.born = 0
@@ -173,6 +198,11 @@ class World(RuleBasedStateMachine):
         for pod in self._running():
             self._report(pod, state="succeeded")
 
+    @precondition(lambda self: self.spec.autoscale.enabled)
+    @rule(room=st.sampled_from([None, 0, 1, 3]), claimed=st.integers(0, 2))
+    def others_come_and_go(self, room: int | None, claimed: int) -> None:
+        self.room, self.claimed = room, claimed
+
     @rule(desired=st.integers(0, 5))
     def someone_scales(self, desired: int) -> None:
         self._spec(nodes=self.spec.nodes.model_copy(update={"desired": desired}))
@@ -216,11 +246,12 @@ class World(RuleBasedStateMachine):
             return
         self.storage_works = True
         self.slow.clear()
-        for _ in range(60):
+        self.room, self.claimed = 0, 0
+        for turn in range(60):
             self.now += 15.0
             self.nodes_work()
             self.agents_obey()
-            self.training_goes_on(50)
+            self.training_goes_on(min(50, 20 + turn))
             self._check(self._plan())
         last = self._plan()
         assert not last.actions
@@ -236,7 +267,15 @@ class World(RuleBasedStateMachine):
             assert not self.status.round.ending
 
     def _plan(self):
-        observed = Observed(tuple(self.pods.values()), dict(self.agents), self.children, leaving=self.leaving)
+        observed = Observed(
+            tuple(self.pods.values()),
+            dict(self.agents),
+            self.children,
+            leaving=self.leaving,
+            room=self.room,
+            claimed=self.claimed,
+            claimants=("d/other",) if self.claimed else (),
+        )
         return plan(self.job, self.spec, (), self.status, observed, self.now)
 
     def _check(self, decided) -> None:
@@ -249,7 +288,7 @@ class World(RuleBasedStateMachine):
         self._check_endings(decided, in_round)
         if not decided.status.completion_time and decided.status.start_time:
             lived = self.now - seconds(decided.status.start_time)
-            assert sum(decided.status.ledger.values()) == pytest.approx(lived, abs=0.1)
+            self._check_time(decided.status, lived)
         for action in decided.actions:
             if isinstance(action, DeletePod):
                 assert action.reason
@@ -258,6 +297,17 @@ class World(RuleBasedStateMachine):
         if decided.status.state in ENDED:
             assert not any(isinstance(action, CreatePod) for action in decided.actions)
         self._carry_out(decided)
+
+    def _check_time(self, status: JobStatus, lived: float) -> None:
+        """Every second is booked once, in the timeline too; accelerators are paid for while there are pods."""
+        assert sum(status.ledger.values()) == pytest.approx(lived, abs=0.002)
+        assert min(status.ledger.values(), default=0.0) >= 0
+        assert min(status.accelerator_ledger.values(), default=0.0) >= 0
+        assert sum(each.seconds for each in status.timeline) == pytest.approx(lived, abs=0.01)
+        drawn = {cause: sum(s.seconds for s in status.timeline if s.cause == cause) for cause in status.ledger}
+        assert drawn == pytest.approx(status.ledger, abs=0.01)
+        most = lived * (MAX_PODS + self.spec.nodes.spares + len(self.pods))
+        assert sum(status.accelerator_ledger.values()) <= most + 0.01
 
     def _is_slow(self, decided, uid: str) -> bool:
         """Whether this is the one straggler that may be replaced: all others are there, and are enough."""
@@ -355,9 +405,20 @@ class World(RuleBasedStateMachine):
             error = "" if self.storage_works else "no space left on device"
             said = Checkpoints(self.saved, error=error, error_reason=error and names.REASON_STORAGE_FULL)
         progress = Progress(pod.index, self.number, step=step, max_steps=100, step_seconds=1.0, checkpoints=said)
+        progress = dataclasses.replace(progress, spent=self._spent(step))
         uids = [member.uid for member in self.status.round.members] if self.status.round else []
         rank = uids.index(pod.uid) if pod.uid in uids else 0
         self._report(pod, progress=progress, paces=(Pace(rank, 9.0 if pod.index == self.straggler else 5.0, 10.0),))
+
+    def _spent(self, step: int) -> Spent | None:
+        """Where its time went, up to half a second ago, in a round that took five seconds to begin."""
+        if not self.accounts or not self.status.round:
+            return None
+        ago = max(0.0, self.now - 0.5 - seconds(self.status.round.started_at))
+        first = min(step, self.status.best_step)
+        return Spent(
+            step - first, loading=min(ago, 5.0), stepping=max(0.0, ago - 5.0) * 0.75, data=max(0.0, ago - 5.0) / 4
+        )
 
     def _report(self, pod: PodView, **changes) -> None:
         known = self.agents.get(pod.uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +24,8 @@ def test_every_change_is_sent_whole(tmp_path, monkeypatch):
         reporter.update(phase="training", step=4, loss=2.5)
         first, second = (wire.decode(wire.Progress, agent.recv(65536)) for _ in range(2))
     assert first == wire.Progress(rank=1, round=3, phase="loading", max_steps=20)
+    assert second.spent is not None, "with the phase it says where its time went"
+    second = dataclasses.replace(second, spent=None)
     assert second == wire.Progress(rank=1, round=3, phase="training", max_steps=20, step=4, loss=2.5)
 
 

@@ -171,6 +171,54 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorBoard:
+    """Event files in `dir`."""
+
+    dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsAndBiases:
+    """`dir`: where the run's files are, None: in the pod."""
+
+    project: str
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+    dir: str | None = None
+    base_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SwanLab:
+    """`dir`: where the run's files are, None: in the pod."""
+
+    project: str
+    workspace: str | None = None
+    mode: Literal["online", "offline"] = "online"
+    dir: str | None = None
+    host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MLflow:
+    """`tracking_uri`: a server's, or a path or URI of a folder."""
+
+    tracking_uri: str
+    experiment: str = "llmtrain"
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Where a point goes of every `every_steps` steps."""
+
+    every_steps: int = field(default=1, metadata=_COUNT)
+    tensorboard: TensorBoard | None = None
+    wandb: WeightsAndBiases | None = None
+    swanlab: SwanLab | None = None
+    mlflow: MLflow | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One job. `digest` is the SHA-256 of the spec that it came from."""
 
@@ -180,6 +228,7 @@ class Config:
     deepspeed: DeepSpeed = DeepSpeed()
     checkpoint: Checkpoint = Checkpoint()
     recovery: Recovery = Recovery()
+    tracking: Tracking | None = None
     output: str | None = None
     digest: str = ""
 

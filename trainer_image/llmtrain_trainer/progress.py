@@ -6,6 +6,7 @@ nothing; a lost report is replaced by the next one, and for the last one there i
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import os
@@ -14,15 +15,34 @@ import threading
 from typing import Any, Final
 
 from llmtrain_operator.contract import names, wire
+from llmtrain_trainer.spending import Spending
 
 LAST_WORD: Final = 1.0
 """Seconds that a worker which ends waits for an agent that is slow to hear it."""
 
 
+class StepTimes:
+    """Counts steps by their durations, for `wire.Durations`."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(wire.STEP_BOUNDS) + 1)
+        self._seconds = 0.0
+
+    def with_one(self, seconds: float) -> wire.Durations:
+        """After one more step."""
+        self._counts[bisect.bisect_left(wire.STEP_BOUNDS, seconds)] += 1
+        self._seconds += seconds
+        return wire.Durations(tuple(self._counts), round(self._seconds, 6))
+
+
 class Reporter:
-    """Keeps this worker's `wire.Progress` and sends it on every change. Any thread may tell one."""
+    """Keeps this worker's `wire.Progress` and sends it on every change. Any thread may tell one, but for a phase.
+
+    `spending`: where this worker's time goes, which is told with the phase, at each step too.
+    """
 
     def __init__(self, rank: int, max_steps: int) -> None:
+        self.spending = Spending()
         self.progress = wire.Progress(
             rank=rank, round=int(os.environ.get(names.ENV_ROUND, "0")), phase="loading", max_steps=max_steps
         )
@@ -30,11 +50,16 @@ class Reporter:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._lock = threading.Lock()
+        self._steps = StepTimes()
         self.update()
 
     def update(self, **changes: Any) -> None:
         """Change the named fields of the progress and send all of it."""
+        if "phase" in changes:
+            changes["spent"] = self.spending.read()
         with self._lock:
+            if (took := changes.get("step_seconds")) is not None:
+                changes["durations"] = self._steps.with_one(took)
             self.progress = dataclasses.replace(self.progress, **changes)
             self._send()
 

@@ -37,31 +37,38 @@ from llmtrain_trainer.pace import Pace
 from llmtrain_trainer.progress import Reporter, is_worth_a_line, step_line
 from llmtrain_trainer.signals import Wishes
 from llmtrain_trainer.spikes import Spikes
+from llmtrain_trainer.steplog import StepLog
+from llmtrain_trainer.trackers.tracking import Tracking
 
 
 class Trainer:
     """A worker after start-up: everything that a step needs."""
 
     def __init__(self, config: Config, reporter: Reporter) -> None:
-        self.config, self.reporter = config, reporter
+        self.config, self.reporter, self.spending = config, reporter, reporter.spending
         self.wishes = Wishes()
         self.dataset = data.open_dataset(config.data, data.cache_directory())
         self.worker = distributed.join()
         self.worker.check_same(self.dataset.digest)
+        self.steps = StepLog.open(is_first=self.worker.is_first)
         self.output = Path(local_path(config.output, "spec.output")) if config.output else None
         if self.output and self.worker.is_first:
             export.check_output(self.output)
         self.plan = batch_plan(config, self.worker.world_size)
         self.keeper = Keeper(config, self.worker, reporter, self.wishes)
-        source = self.keeper.choose()
+        with self.spending.on("restoring"):
+            source = self.keeper.choose()
         self.model = build_model(config, self.dataset.tokenizer)
         if source and source.is_model:
-            self.keeper.load_weights(self.model, source)
+            with self.spending.on("restoring"):
+                self.keeper.load_weights(self.model, source)
         self.speed = Speed(self.model, config, self.worker)
         self.pace = Pace(self.worker.rank, self.worker.device, gathers=config.deepspeed.stage == 3)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.engine = start_engine(config, self.model, self.worker)
-        self.resume(self.keeper.restore(self.engine, source))
+        with self.spending.on("restoring"):
+            stored = self.keeper.restore(self.engine, source)
+        self.resume(stored)
         self.say(
             f"{parameters:,} parameters, {self.dataset.tokens:,} tokens of text; a step is {self.speed.tokens:,} "
             f"tokens in {self.plan.micro_steps} x {self.plan.micro_batch} sequences on each of "
@@ -85,6 +92,7 @@ class Trainer:
         self.guard = DivergenceGuard(
             self.samples, spikes, self.engine.skipped_steps, begin.skipped_in_a_row, begin.loss
         )
+        self.tracking = Tracking(self.config, self.worker, self.reporter, begin, os.environ.get(names.ENV_JOB_UID, ""))
         self.reporter.update(
             step=begin.step,
             epoch=self.order.epoch(begin.step * self.plan.global_batch),
@@ -99,21 +107,28 @@ class Trainer:
         training = self.config.training
         first, every = self.begin.step, training.evaluation.every_steps
         batches = data.batches(self.dataset.train, self.plan, self.order, self.worker.rank, first)
-        with data.prefetch(batches) as prefetched:
+        with data.prefetch(batches) as prefetched, self.spending.on("stepping"):
             for step in range(first, training.max_steps):
                 started = time.perf_counter()
-                _, micro_batches = next(prefetched)
+                with self.spending.on("data"):
+                    _, micro_batches = next(prefetched)
                 with self.pace.step():
                     loss, votes = self.step(step, micro_batches)
                 self.report(step + 1, loss, time.perf_counter() - started, prefetched.waited)
                 # Step boundary: weights, optimizer and data position agree on all workers.
-                if every and (step + 1) % every == 0 and step + 1 < training.max_steps and not votes.stop:
-                    self.evaluate()
+                evaluates = bool(every and (step + 1) % every == 0 and not votes.stop)
+                if step + 1 < training.max_steps:  # the last step's is below
+                    if evaluates:
+                        self.evaluate()
+                    self.tracking.note(evaluates, votes.tracked, suspect=self.guard.suspects)
                 if self.keeper.settle(votes, self.standing):
                     return names.EXIT_STOPPED
+        self.spending.turn("exporting")
         self.evaluate()
+        self.tracking.note(True, 0, suspect=False)
         self.keeper.finish(self.standing())
         self.export()
+        self.tracking.close()
         self.reporter.update(phase="done")
         return 0
 
@@ -130,10 +145,14 @@ class Trainer:
             self.keeper.before_update()
             self.engine.step()
             summed += loss.detach()
-        loss_sum, *votes = self.worker.sums(summed, *self.keeper.votes(step + 1).values())
+        loss_sum, *votes = self.worker.sums(summed, *self.votes(step + 1).values())
         mean = loss_sum / self.speed.tokens
         self.guard.check(step + 1, mean, self.engine.skipped_steps)
         return mean, Votes.of(votes).without_saving() if self.guard.suspects else Votes.of(votes)
+
+    def votes(self, step: int) -> Votes:
+        """This worker's votes on what to do after `step`."""
+        return dataclasses.replace(self.keeper.votes(step), tracked=self.tracking.kept)
 
     def samples(self, first: int, last: int) -> wire.Samples:
         """Those of the steps `first` to `last`, counted from 1; of this round's, that is: others are behind us."""
@@ -146,7 +165,7 @@ class Trainer:
         progress, course = self.reporter.progress, self.order.course
         consumed = progress.step * self.plan.global_batch
         position = course.place(consumed)
-        return dataclasses.replace(
+        standing = dataclasses.replace(
             Standing.begin(self.config, self.dataset.digest),
             step=progress.step,
             position=position,
@@ -156,9 +175,11 @@ class Trainer:
             perplexity=progress.perplexity,
             **self.guard.standing(),
         )
+        return self.tracking.carry(standing)
 
     def report(self, step: int, loss: float, seconds: float, waited: float) -> None:
         """Tell the agent, and now and then the log, about the step just done."""
+        self.spending.stepped()
         norm = self.engine.get_global_grad_norm()
         self.reporter.update(
             phase="training",
@@ -172,14 +193,18 @@ class Trainer:
             pace=self.pace.told(seconds),
             **self.speed.of(seconds),
         )
+        progress = self.reporter.progress
+        if progress.spent:
+            self.steps.write(step, progress.round, seconds, progress.spent)
         if is_worth_a_line(step, self.config.training.max_steps):
             self.say(step_line(self.reporter.progress))
 
     def evaluate(self) -> None:
         """Validation loss and perplexity, where there is validation data."""
-        self.reporter.update(phase="evaluating")
         limit = self.config.training.evaluation.max_batches
-        loss = validation_loss(self.engine, self.dataset.validation, self.plan, self.worker, limit)
+        with self.spending.on("evaluating"):
+            self.reporter.update(phase="evaluating")
+            loss = validation_loss(self.engine, self.dataset.validation, self.plan, self.worker, limit)
         if loss is None:
             return
         perplexity = math.exp(min(loss, 100.0))

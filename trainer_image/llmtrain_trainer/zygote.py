@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +41,9 @@ _LAZY: Final = (
     "xxhash",
 )
 """What training imports only once it runs, by itself or in its libraries."""
+_THREADED: Final = ("mlflow",)
+"""What starts threads when it is imported, as DeepSpeed's autotuner does wherever it is there: nobody can be forked
+from a process that has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,23 @@ def preload(module: str) -> None:
 
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is first imported
-    for name in (module, *_LAZY):
-        importlib.import_module(name)
-    with contextlib.suppress(Exception):  # whatever is wrong with the spec, the workers say it in their own words
-        _preload_model(os.environ[names.ENV_SPEC])
+    with _absent(*_THREADED):
+        for name in (module, *_LAZY):
+            importlib.import_module(name)
+        with contextlib.suppress(Exception):  # whatever is wrong with the spec, the workers say it in their own words
+            _preload_model(os.environ[names.ENV_SPEC])
+
+
+@contextlib.contextmanager
+def _absent(*modules: str) -> Iterator[None]:
+    """Where these are not imported yet, importing them fails meanwhile, as if they were not installed."""
+    barred = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(barred))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in barred:
+            del sys.modules[name]
 
 
 def _preload_model(spec: str) -> None:

@@ -8,6 +8,10 @@
 {{ include "llmtrain.fullname" . }}-coordinator
 {{- end }}
 
+{{- define "llmtrain.metrics" -}}
+{{ include "llmtrain.fullname" . }}-metrics
+{{- end }}
+
 {{- define "llmtrain.tlsSecret" -}}
 {{ .Values.coordinator.tlsSecret | default (printf "%s-tls" (include "llmtrain.coordinator" .)) }}
 {{- end }}
@@ -63,6 +67,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- with .Values.networkPolicy.egress }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* Monitors of the Prometheus operator, where it has such a kind; given the kind and the chart's context. */}}
+{{- define "llmtrain.monitors" -}}
+{{- $known := .context.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind) }}
+{{- if or (eq .context.Values.metrics.monitors "always") (and $known (eq .context.Values.metrics.monitors "auto")) }}yes{{ end }}
 {{- end }}
 
 {{/* What Pod Security "restricted" asks of a container, and a root filesystem that nobody writes to. */}}

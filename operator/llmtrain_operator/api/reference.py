@@ -31,10 +31,12 @@ CONDITIONS: Final[Mapping[str, str]] = {
     "Failed": "The job cannot go on; the message is the trainer's own error. The end.",
     "Protected": "A loss costs at most the steps since the newest checkpoint. If not, the reason says what is missing.",
     "Degraded": "Training goes on, but snapshots in memory are not taken, or their copies do not keep up.",
+    "Tracked": "Experiment trackers have kept what was given to them; only where spec.tracking asks for any.",
     "Straggling": "A member is persistently slower than the others, who wait for it; status.stragglers names it.",
     "ObjectivesMet": "The newest incident kept what `spec.recovery.objectives` asks for. Absent before there is one.",
     "PreflightPassed": "No member's node was found wanting by `spec.recovery.preflight`, if that is enabled.",
     "Fits": "The workers find room in the accelerators and the pods' limits, by an estimate. It holds up no job.",
+    "Autoscaled": "`spec.autoscale` chooses how many members are wanted; the reason says why so many.",
     "Durable": "Checkpoints are saved. False: the newest attempt failed, in the storage's words; Unknown: none yet.",
     "Scheduled": "The members have their places. If not, the message says what they wait for.",
 }

@@ -11,9 +11,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from llmtrain_operator.api.autoscale import Autoscale
 from llmtrain_operator.api.checkpoint import Checkpoint
 from llmtrain_operator.api.record import Record, Rule
 from llmtrain_operator.api.scheduling import Scheduling
+from llmtrain_operator.api.tracking import Tracking
 from llmtrain_operator.api.types import (
     CLAIM,
     Count,
@@ -354,6 +356,18 @@ class JobSpec(Record):
             lambda s: s.entrypoint or s.nodes.min * s.nodes.proc_per_node <= s.training.global_batch_size,
             "training.globalBatchSize",
         ),
+        Rule(
+            "!self.autoscale.enabled || (has(self.nodes.max) && self.nodes.min < self.nodes.max)",
+            "autoscale.enabled needs a range to choose from: nodes.max must be greater than nodes.min",
+            lambda s: not s.autoscale.enabled or s.nodes.min < s.nodes.maximum,
+            "autoscale.enabled",
+        ),
+        Rule(
+            "!has(self.entrypoint) || !has(self.tracking)",
+            "tracking is the reference trainer's: a script of your own calls its tracker itself",
+            lambda s: s.entrypoint is None or s.tracking is None,
+            "tracking",
+        ),
     )
 
     suspend: bool = False
@@ -364,6 +378,8 @@ class JobSpec(Record):
     """Seconds after the end until the job object is deleted. Default: never."""
     nodes: Nodes = Nodes()
     """How many members and workers."""
+    autoscale: Autoscale = Autoscale()
+    """Whether the operator chooses how many members train."""
     model: Model | None = None
     """The model. Required, unless entrypoint is given."""
     data: Data | None = None
@@ -380,6 +396,8 @@ class JobSpec(Record):
     """How the members are placed and queued."""
     recovery: Recovery = Recovery()
     """What is done about failures."""
+    tracking: Tracking | None = None
+    """Experiment trackers that training is shown in. Default: none."""
     output: Place | None = None
     """Where the finished model goes (Hugging Face safetensors and tokenizer): a path, file:/// or pvc://claim/path."""
     template: FreeForm = Field(default_factory=dict)

@@ -12,14 +12,17 @@ from llmtrain_operator.cli.chaos import chaos
 from llmtrain_operator.cli.checkpoints import checkpoints
 from llmtrain_operator.cli.completion import completion
 from llmtrain_operator.cli.control import resume, suspend
+from llmtrain_operator.cli.dashboard import dashboard
 from llmtrain_operator.cli.estimate import estimate_command
 from llmtrain_operator.cli.events import events
 from llmtrain_operator.cli.explain import explain
+from llmtrain_operator.cli.goodput import goodput
 from llmtrain_operator.cli.incidents import incidents
 from llmtrain_operator.cli.local import local
 from llmtrain_operator.cli.logs import logs
 from llmtrain_operator.cli.offline import crd, validate
 from llmtrain_operator.cli.scale import scale
+from llmtrain_operator.cli.simulate import simulate
 from llmtrain_operator.cli.status import status
 from llmtrain_operator.cli.support import support_bundle, version
 
@@ -31,7 +34,7 @@ def main() -> None:
 
 
 for _command in (
-    *(status, logs, events, incidents, explain, scale, suspend, resume, checkpoints, chaos),
-    *(local, estimate_command, validate, crd, support_bundle, completion),
+    *(status, logs, events, incidents, goodput, dashboard, explain, scale, suspend, resume, checkpoints, chaos),
+    *(estimate_command, simulate, local, validate, crd, support_bundle, completion),
 ):
     main.add_command(_command)

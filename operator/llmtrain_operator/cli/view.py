@@ -34,6 +34,7 @@ _TELLING: Final = {
     "PreflightPassed": "False",
     "Fits": "False",
     "Straggling": "True",
+    "Tracked": "False",
 }
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _LAST_EVENTS: Final = 5
@@ -117,12 +118,23 @@ def events_table(events: Sequence[Happening], now: float) -> RenderableType:
 
 
 def incidents_table(each: JobReport) -> RenderableType:
-    """One row per incident, the newest last; seconds since the fault."""
+    """One row per incident, the newest last; seconds since the fault, and of training that it cost in all."""
     met = next((c for c in each.status.conditions if c.type == "ObjectivesMet"), None)
     if not each.status.incidents:
         return Text("no incidents: no round was lost")
     table = _grid(header=True)
-    for head in ("#", "TIME", "REASON", "MEMBER", "DETECTED", "NEXT ROUND", "NEXT STEP", "LOST STEPS", "MESSAGE"):
+    for head in (
+        "#",
+        "TIME",
+        "REASON",
+        "MEMBER",
+        "DETECTED",
+        "NEXT ROUND",
+        "NEXT STEP",
+        "COST",
+        "LOST STEPS",
+        "MESSAGE",
+    ):
         table.add_column(head)
     for one in each.status.incidents:
         otherwise = one.outcome or "not yet"
@@ -130,7 +142,8 @@ def incidents_table(each: JobReport) -> RenderableType:
         after = (otherwise if value is None else f"{value:.1f}s" for value in times)
         lost = "" if one.lost_steps is None else str(one.lost_steps)
         member = "" if one.member < 0 else str(one.member)
-        table.add_row(str(one.number), one.time, one.reason, member, *after, lost, one.message)
+        cost = f"{sum(one.badput.values()):.1f}s" if one.badput else ""
+        table.add_row(str(one.number), one.time, one.reason, member, *after, cost, lost, one.message)
     return Group(table, Text(f"{met.reason}: {met.message}")) if met else table
 
 

@@ -43,8 +43,16 @@ CallObserver = Callable[[str, str, str], None]
 """Told of each finished request: verb, resource (plural) and HTTP code, `0` when there was no answer."""
 
 
+ThrottleObserver = Callable[[float], None]
+"""Told of each request that the token bucket held back, and for how many seconds."""
+
+
 def _unobserved(verb: str, resource: str, code: str) -> None:
     del verb, resource, code
+
+
+def _unheeded(seconds: float) -> None:
+    del seconds
 
 
 def _always() -> bool:
@@ -73,11 +81,12 @@ class TokenBucket:
         self._then = now
         return max(0.0, -self._tokens / self._rate)
 
-    async def acquire(self) -> None:
-        """Wait for a token."""
+    async def acquire(self) -> float:
+        """Wait for a token; returns how many seconds that took."""
         delay = self.reserve()
         if delay > 0:
             await asyncio.sleep(delay)
+        return delay
 
 
 class Client:
@@ -94,11 +103,13 @@ class Client:
         burst: float = 400.0,
         on_call: CallObserver | None = None,
         may_write: Callable[[], bool] = _always,
+        on_throttle: ThrottleObserver = _unheeded,
     ) -> None:
         self._api = api
         self._bucket = TokenBucket(rate, burst)
         self._on_call = on_call or _unobserved
         self._may_write = may_write
+        self._on_throttle = on_throttle
 
     async def request(
         self,
@@ -112,7 +123,8 @@ class Client:
         body: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """One request and its decoded answer. `verb` is an RBAC verb, or `apply` for server-side apply."""
-        await self._bucket.acquire()
+        if (held_back := await self._bucket.acquire()) > 0:
+            self._on_throttle(held_back)
         path = resource.path(namespace, name, subresource)
         async with self._exchange(verb, resource, path, query, body) as response:
             answer: dict[str, Any] = json.loads(await response.read())
@@ -209,6 +221,7 @@ async def connect(
     context: str | None = None,
     on_call: CallObserver | None = None,
     may_write: Callable[[], bool] = _always,
+    on_throttle: ThrottleObserver = _unheeded,
 ) -> AsyncIterator[Client]:
     """A client for `kubeconfig`, else for the pod's service account, else for $KUBECONFIG or ~/.kube/config.
 
@@ -229,4 +242,4 @@ async def connect(
         place = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         raise Unavailable(f"no access to a cluster: neither a pod's service account nor {place}: {error}") from error
     async with ApiClient(configuration) as api:
-        yield Client(api, on_call=on_call, may_write=may_write)
+        yield Client(api, on_call=on_call, may_write=may_write, on_throttle=on_throttle)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from llmtrain_operator.capacity import Inventory
 from llmtrain_operator.cluster import writes
 from llmtrain_operator.cluster.client import Client
 from llmtrain_operator.cluster.discovery import Discovery
@@ -21,11 +22,15 @@ from llmtrain_operator.contract import names
 from llmtrain_operator.scheduling import OPTIONAL_APIS, Api
 from llmtrain_operator.state import NodeView, PodView
 
+ROOM_WINDOW = 0.5
+"""Seconds in which pods that go wake those who may want their places only once: a large job's pods go one by one."""
+
 
 class Cluster:
     """Implements `ports.ClusterPort` for some namespaces, or for all if `namespaces` is empty.
 
-    `wake(key)` is called for every job that something changed for: the job object, a pod of it, a node under one.
+    `wake(key)` is called for every job that something changed for: the job object, a pod of it, a node under one; and
+    for those that are autoscaled where there may be room for more members.
     Reads are complete once `synced()` has returned; they work, with less, before.
     """
 
@@ -33,6 +38,8 @@ class Cluster:
         self._client, self._wake = client, wake
         self._events = EventPoster(client)
         self._pods_of: dict[str, dict[str, PodView]] = defaultdict(dict)  # by job key, then by pod key
+        self._inventory = Inventory()
+        self._room_made: asyncio.TimerHandle | None = None
         self._jobs = {
             ns: Reflector(client, JOBS, job_view, self._job_changed, namespace=ns) for ns in namespaces or ("",)
         }
@@ -91,6 +98,9 @@ class Cluster:
     def node(self, name: str) -> NodeView | None:
         return self._nodes.get(name)
 
+    def inventory(self) -> Inventory | None:
+        return self._inventory if any(True for _ in self._nodes) else None
+
     def serves(self, api: Api) -> bool:
         return self._discovery.serves(api)
 
@@ -139,12 +149,20 @@ class Cluster:
         for key in self.jobs():
             self._wake(key)
 
+    def _wake_autoscaled(self) -> None:
+        self._room_made = None
+        for key in self.jobs():
+            if ((self.job(key) or {}).get("spec") or {}).get("autoscale", {}).get("enabled"):
+                self._wake(key)
+
     def _job_changed(self, key: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
         # Only the leader writes the status, and what it wrote is no news to it.
         if old is None or new is None or _without_status(old) != _without_status(new):
             self._wake(key)
 
     def _pod_changed(self, key: str, old: PodView | None, new: PodView | None) -> None:
+        if self._inventory.pod_changed(old, new) and self._room_made is None:
+            self._room_made = asyncio.get_running_loop().call_later(ROOM_WINDOW, self._wake_autoscaled)
         if old and not (new and _job_of(new) == _job_of(old)):
             siblings = self._pods_of[_job_of(old)]
             del siblings[key]
@@ -156,7 +174,9 @@ class Cluster:
             self._wake(_job_of(new))
 
     def _node_changed(self, key: str, old: NodeView | None, new: NodeView | None) -> None:
-        del old, new
+        del old
+        if self._inventory.node_changed(key, new):
+            self._wake_autoscaled()
         for job, pods in self._pods_of.items():
             if any(pod.node == key for pod in pods.values()):
                 self._wake(job)

@@ -6,12 +6,14 @@ Strings that many pods share are interned, which halves the memory of a large cl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from sys import intern
 from typing import Any, Final
 
+from llmtrain_operator import capacity
 from llmtrain_operator.cluster.resources import job_behind
 from llmtrain_operator.contract import accelerators, names
-from llmtrain_operator.state import NodeView, PodView
+from llmtrain_operator.state import NodeView, PodView, Resources
 
 _USUAL_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 _KILLED: Final = 137
@@ -60,7 +62,15 @@ def pod_view(raw: Mapping[str, Any]) -> PodView | None:
         group_size=_number((metadata.get("annotations") or {}).get(names.ANNOTATION_GROUP_SIZE)),
         trainer=intern(_trainer_image(spec)),
         avoids=_listed((metadata.get("annotations") or {}).get(names.ANNOTATION_AVOIDS)),
+        requests=_shared(capacity.requests_of(spec)),
+        priority=spec.get("priority") or 0,
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared(requests: Resources) -> Resources:
+    """The same object for equal ones: a job's members all ask for the same."""
+    return requests
 
 
 def _trainer_image(spec: Mapping[str, Any]) -> str:
@@ -82,6 +92,8 @@ def node_view(raw: Mapping[str, Any]) -> NodeView:
         domains=_domains(raw["metadata"].get("labels") or {}),
         taints=_taints((raw.get("spec") or {}).get("taints") or ()),
         accelerator_memory=_accelerator_memory(raw["metadata"].get("labels") or {}),
+        labels=tuple((intern(k), intern(v)) for k, v in sorted((raw["metadata"].get("labels") or {}).items())),
+        allocatable=_shared(capacity.amounts(status.get("allocatable") or {})),
     )
 
 

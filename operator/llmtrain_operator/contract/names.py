@@ -31,6 +31,8 @@ CONTAINER: Final = "trainer"
 AGENT_CONTAINER: Final = "agent"  # an init container, where the image is not ours
 TOKEN_AUDIENCE: Final = f"{GROUP}/coordinator"
 DEFAULT_COORDINATOR_PORT: Final = 7443
+METRICS_PORT: Final = 9402  # of each member
+METRICS_PORT_NAME: Final = "metrics"
 TORCHRUN_BACKEND: Final = "llmtrain"  # torchrun --rdzv-backend=...
 FLASH_DIRECTORY: Final = "/llmtrain/flash"  # in memory: the pod's snapshots
 VOLUME_ROOT: Final = "/llmtrain/volumes"  # the claim of a pvc:// URI is mounted at VOLUME_ROOT/<claim>
@@ -52,6 +54,7 @@ ENV_DATA_CACHE: Final = "LLMTRAIN_DATA_CACHE"  # directory for tokenised data
 ENV_GRACE_SECONDS: Final = "LLMTRAIN_GRACE_SECONDS"  # between SIGTERM and SIGKILL for the workers
 ENV_VOLUMES: Final = "LLMTRAIN_VOLUMES"  # where claims are, if not at VOLUME_ROOT: without a cluster
 
+ENV_METRICS_PORT: Final = "LLMTRAIN_METRICS_PORT"  # where the agent serves its metrics; absent or 0: nowhere
 ENV_FLASH: Final = "LLMTRAIN_FLASH"  # directory in memory for snapshots; absent: there is none
 SIGNAL_STACK: Final = signal.SIGUSR2  # a worker shows its stack
 ENV_STACK_FILE: Final = "LLMTRAIN_STACK_FILE"  # where a worker writes its stack when it gets SIGNAL_STACK
@@ -60,6 +63,7 @@ ENV_ZYGOTE: Final = "LLMTRAIN_ZYGOTE"  # "off": workers are started anew each ti
 # Environment of a worker (set by the agent, beside torchrun's own RANK, WORLD_SIZE, ...)
 ENV_ROUND: Final = "LLMTRAIN_ROUND"
 ENV_PROGRESS_SOCKET: Final = "LLMTRAIN_PROGRESS_SOCKET"  # unix datagram socket that takes `wire.Progress` as JSON
+ENV_STEP_LOG: Final = "LLMTRAIN_STEP_LOG"  # file that rank 0 appends a line to after each step; absent: none
 ENV_FLASH_SOCKET: Final = "LLMTRAIN_FLASH_SOCKET"  # unix datagram socket that takes notices of snapshots
 ENV_FLASH_ADDRESS: Final = "LLMTRAIN_FLASH_ADDRESS"  # host:port where the agent hands out its pod's snapshots
 ENV_MTBF: Final = "LLMTRAIN_MTBF"  # mean seconds between failures of the job so far; absent: it had none
@@ -108,3 +112,26 @@ PERMANENT_REASONS: Final = frozenset(
 
 NUMERIC_REASONS: Final = frozenset({REASON_NON_FINITE_LOSS, REASON_LOSS_SPIKE})
 """Training itself went wrong: what is done then says recovery.numerics."""
+
+REASONS: Final = frozenset(
+    {
+        *PERMANENT_REASONS,
+        *NUMERIC_REASONS,
+        REASON_OUTPUT_UNWRITABLE,
+        REASON_USER_ERROR,
+        REASON_PEER_LOST,
+        REASON_KILLED,
+        REASON_HANG,
+        REASON_POD_LOST,
+        REASON_FENCED,
+        REASON_STORAGE_FULL,
+        REASON_STORAGE_READ_ONLY,
+        REASON_STORAGE_DENIED,
+        REASON_STORAGE_MISSING,
+        REASON_STORAGE_UNREACHABLE,
+    }
+)
+"""All of them: the closed set that incidents are counted by."""
+
+TIERS: Final = ("memory", "peer", "durable")
+"""Where a restore reads from, the nearest first: its own pod's memory, other members', storage."""

@@ -26,6 +26,11 @@ def hub_id(place: str) -> tuple[str, str | None] | None:
     return repository, revision or None
 
 
+def is_web(place: str) -> bool:
+    """Whether this is a server's URL."""
+    return place.startswith(("http://", "https://"))
+
+
 def mount_path(claim: str, root: str = names.VOLUME_ROOT) -> str:
     """Where a claim is mounted."""
     return f"{root}/{claim}"

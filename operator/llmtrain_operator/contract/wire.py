@@ -19,6 +19,8 @@ WIRE_VERSION = 1
 
 AgentState = Literal["joining", "running", "succeeded", "failed", "stopped"]
 Action = Literal["wait", "run", "save", "stop"]
+STEP_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0)
+"""Upper ends of the classes of durations that a worker's steps are counted by, in seconds."""
 Phase = Literal["loading", "restoring", "training", "evaluating", "saving", "exporting", "done"]
 
 
@@ -110,7 +112,8 @@ class Checkpoints:
     (`names.REASON_STORAGE_*`): why the newest attempt failed, empty when it did not; `failed_step`: its step.
     `restored_step`: where this round began, None: at step 0 with fresh weights; `restored_from`: the checkpoint's URI.
     `skipped`: damaged checkpoints that were passed over then, each as `NAME: why`. `every`: most seconds between saves,
-    where they were chosen, and `reason` why.
+    where they were chosen, and `reason` why. `restored_tier`: the farthest of `names.TIERS` that this worker read from,
+    empty if it read nothing.
     """
 
     step: int | None = None
@@ -126,6 +129,7 @@ class Checkpoints:
     skipped: tuple[str, ...] = ()
     every: float | None = None
     reason: str = ""
+    restored_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +167,51 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What a worker's time in this round went to, in seconds that only grow, each counted once: the sum is the time
+    from its start to its last step, or to the last change of its phase.
+
+    `steps`: how many it has done. `stepping`: in these, without its waiting for `data`, and without its standing still
+    for `snapshots` in memory and for `durable` checkpoints. The others are phases.
+    """
+
+    steps: int = 0
+    loading: float = 0.0
+    restoring: float = 0.0
+    stepping: float = 0.0
+    data: float = 0.0
+    snapshots: float = 0.0
+    durable: float = 0.0
+    evaluating: float = 0.0
+    saving: float = 0.0
+    exporting: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """How long this round's steps have taken, all of them, whether or not their reports arrived. `counts`: steps up to
+    each of `STEP_BOUNDS` and beyond the one before it, the last ones beyond all; `seconds`: of all together."""
+
+    counts: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """What rank 0 knows of its trackers. `kept`: each has kept something. `error` and `reason`: what is wrong with some
+    of them, empty where nothing is."""
+
+    kept: bool = False
+    reason: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a worker says about training. Times are in seconds; `loss` is the mean over the global batch, in nats.
 
-    `pace`: None until it has taken enough steps, and where it cannot be measured.
+    `pace`: None until it has taken enough steps, and where it cannot be measured. `spent`: None from older trainers.
+    `durations`: for the member's metrics; an agent passes them on to nobody.
     """
 
     rank: int
@@ -187,6 +232,9 @@ class Progress:
     checkpoints: Checkpoints | None = None
     flash: Flash | None = None
     pace: Pace | None = None
+    spent: Spent | None = None
+    durations: Durations | None = None
+    tracking: Tracking | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +408,8 @@ def _build(kind: Any, raw: Any, path: str) -> Any:
             raise WireError(f"{path}: {raw!r} is none of {', '.join(map(str, arguments))}")
         return raw
     if origin is tuple and isinstance(raw, list):
-        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(raw))
+        kinds = arguments[:1] * len(raw) if ... in arguments else arguments[: len(raw)]
+        return tuple(_build(each, item, f"{path}[{i}]") for i, (each, item) in enumerate(zip(kinds, raw, strict=True)))
     if origin is dict and isinstance(raw, dict):
         return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in raw.items()}
     if dataclasses.is_dataclass(kind):

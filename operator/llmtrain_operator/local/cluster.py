@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from llmtrain_operator.api.validation import parse
+from llmtrain_operator.capacity import PODS, Inventory
 from llmtrain_operator.contract import names
 from llmtrain_operator.coordinator.auth import Identity
 from llmtrain_operator.local.folder import RunFolder
@@ -45,6 +46,10 @@ class LocalCluster:
         folder.write("events", self.events)
         folder.write("pods", [])
         self._pods = Pods(machine, folder, self._pods_changed, say)
+        self._inventory = Inventory()
+        self._counted: dict[str, PodView] = {}
+        for name in machine.nodes:
+            self._inventory.node_changed(name, self.node(name))
         self._store(copy.deepcopy(dict(job)))
 
     # Reads
@@ -63,7 +68,13 @@ class LocalCluster:
 
     def node(self, name: str) -> NodeView | None:
         """Each node is this machine."""
-        return NodeView(name, name, ready=True, schedulable=True, boot_id="") if name in self._machine.nodes else None
+        if name not in self._machine.nodes:
+            return None
+        return NodeView(name, name, ready=True, schedulable=True, boot_id="", allocatable=((PODS, 1000),))
+
+    def inventory(self) -> Inventory | None:
+        """Each node has room for one pod, whatever that asks for."""
+        return self._inventory
 
     def serves(self, api: Api) -> bool:
         """As if it were: processes of one machine need no scheduler, so nothing of it is missing."""
@@ -157,6 +168,10 @@ class LocalCluster:
         self._folder.write("status", job)
 
     def _pods_changed(self) -> None:
+        views = {view.uid: view for view in self._pods.views}
+        for uid in self._counted.keys() | views.keys():
+            self._inventory.pod_changed(self._counted.get(uid), views.get(uid))
+        self._counted = views
         self._folder.write("pods", [dataclasses.asdict(view) for view in self._pods.views])
         self._wake(self.key)
 

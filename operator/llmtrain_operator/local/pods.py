@@ -194,6 +194,8 @@ class Pods:
         scratch = self._folder.scratch(pod.view.uid)
         scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = {names.ENV_TOKEN_FILE: str(file), "TMPDIR": str(scratch)}
+        if port := how.environment.get(names.ENV_METRICS_PORT):
+            own[names.ENV_METRICS_PORT] = own_port(port, pod.view.index)
         if names.ENV_FLASH in how.environment:
             memory = self._folder.memory(pod.view.uid)
             memory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -230,6 +232,11 @@ async def _lines(pipe: int) -> AsyncIterator[asyncio.StreamReader]:
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, file)
     with contextlib.closing(transport):
         yield reader
+
+
+def own_port(first: str, index: int) -> str:
+    """Where a member serves its metrics, if the caller has named a port for the first one: all share this machine."""
+    return str(int(first) + index) if first.isdigit() and int(first) else "0"
 
 
 def _hang_up(process: asyncio.subprocess.Process) -> None:

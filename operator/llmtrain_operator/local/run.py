@@ -97,7 +97,7 @@ async def train(
             control.serving(run.folder, cluster.patch),
         ):
             image, address = run.job["spec"].get("image") or _IMAGE, f"ws://{ADDRESS}:{port}"
-            settings = Settings(image, _IMAGE, address, "", can_avoid=False)
+            settings = Settings(image, _IMAGE, address, "", can_avoid=False, metrics_port=0)
             controller = Controller(cluster, link, settings, metrics, lambda key, delay: queue.add(key, delay))
             queue = WorkQueue(controller.reconcile, on_pass=metrics.observe_pass)
             parts = [asyncio.create_task(part) for part in (link.run(), queue.run())]

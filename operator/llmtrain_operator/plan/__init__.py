@@ -7,11 +7,12 @@ ladder is: finished, invalid, suspended, round lost, round to be formed, round r
 
 from __future__ import annotations
 
-from llmtrain_operator import podset, progress
+from llmtrain_operator import podset
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract import names
+from llmtrain_operator.goodput.booking import booked
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.ends import finished, judge, suspend, suspending
 from llmtrain_operator.plan.training import go_on, train
@@ -60,12 +61,12 @@ def _book(run: Draft) -> None:
         return
     pause_ends = seconds(run.status.not_before) if run.status.not_before else run.now
     for until in sorted({min(pause_ends, run.now), run.now}):
-        run.set(**progress.booked(run.status, progress.cause_of(run.status, until), until))
+        run.set(**booked(run.status, run.observed.agents, until, run.paid_for))
 
 
 def _identity(run: Draft) -> None:
     alive = sum(pod.phase not in podset.ENDED_PHASES and not pod.deleting for pod in run.observed.pods)
-    spare = min(run.spec.nodes.spares, max(0, alive - run.wanted))
+    spare = min(run.spec.nodes.spares + run.probing, max(0, alive - run.wanted))
     run.set(
         observed_generation=run.job.generation,
         selector=f"{names.LABEL_JOB}={run.job.name},{names.LABEL_COMPONENT}=member",

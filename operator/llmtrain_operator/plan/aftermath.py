@@ -5,13 +5,16 @@ from __future__ import annotations
 from math import isfinite
 from typing import Literal
 
-from llmtrain_operator import incidents, membership, progress
+from llmtrain_operator import goodput, incidents, membership, progress
 from llmtrain_operator.api import RollbackStatus
-from llmtrain_operator.conditions import short
+from llmtrain_operator.conditions import seconds, short
 from llmtrain_operator.contract.wire import Round
 from llmtrain_operator.plan.blame import Blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import AgentView
+
+COST_PATIENCE = 5.0
+"""Seconds after an incident until what it cost is final."""
 
 
 def begin_incident(
@@ -50,9 +53,34 @@ def recovered(run: Draft) -> None:
         return
     after = incidents.trains(run.status.incidents, restored, run.now)
     if after != run.status.incidents:
-        run.set(incidents=after)
+        _close(run, _with_cost(run, after))
         run.tell("Recovered", incidents.told(after[-1]))
         _judge(run)
+    if run.step >= run.status.best_step and _has_lasted(run):
+        settle_cost(run)
+
+
+def settle_cost(run: Draft) -> None:
+    """What the newest incident cost is known: all is done again, or not going to be. One that is not over goes on."""
+    known = run.status.incidents
+    if run.status.tally.before is not None and (not known or known[-1].outcome):
+        run.set(incidents=_with_cost(run, known), tally=run.status.tally.model_copy(update={"before": None}))
+
+
+def _has_lasted(run: Draft) -> bool:
+    """Whether it is some time ago that the newest incident was over: reports are late, and say more of the time before
+    them."""
+    last = run.status.incidents[-1] if run.status.incidents else None
+    over = seconds(last.time) + (last.train_seconds or 0.0) if last else 0.0
+    return run.now - over >= COST_PATIENCE
+
+
+def _with_cost(run: Draft, known: incidents.Incidents) -> incidents.Incidents:
+    before = run.status.tally.before
+    if before is None or not known:
+        return known
+    badput = goodput.cost(run.status.ledger, before)
+    return (*known[:-1], known[-1].model_copy(update={"badput": badput}))
 
 
 def _restored(run: Draft) -> int | None:
@@ -88,7 +116,19 @@ def _judge(run: Draft) -> None:
 def end_incident(run: Draft, outcome: Literal["Suspended", "Complete", "Failed"]) -> None:
     """The job is held, or has come to its end, with an incident that is not over."""
     after = incidents.ended(run.status.incidents, outcome)
-    if after != run.status.incidents:
-        run.set(incidents=after)
-        if outcome == "Failed":
-            _judge(run)
+    was_open = after != run.status.incidents
+    if was_open:
+        _close(run, after)
+    settle_cost(run)
+    if was_open and outcome == "Failed":
+        _judge(run)
+
+
+def _close(run: Draft, after: incidents.Incidents) -> None:
+    """The newest incident is over: it counts, also when others have taken its place in the status."""
+    over = after[-1]
+    run.set(
+        incidents=after,
+        incident_counts=incidents.tally(run.status.incident_counts, over),
+        lost_steps_total=run.status.lost_steps_total + (over.lost_steps or 0),
+    )

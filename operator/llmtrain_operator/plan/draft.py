@@ -12,6 +12,9 @@ from llmtrain_operator.conditions import ConditionType, put, seconds
 from llmtrain_operator.contract.wire import Check, Directive, Member, Round
 from llmtrain_operator.state import Action, Event, JobView, Observed, Plan, PodView
 
+ANNOUNCED = 0.25
+"""Seconds between the decision to ask for more nodes and the pods that ask."""
+
 
 @dataclass
 class Draft:
@@ -89,18 +92,39 @@ class Draft:
         return {pod.uid: pod for pod in self.observed.pods}
 
     @property
-    def wanted(self) -> int:
-        """How many members the job should have now."""
+    def cap(self) -> int:
+        """The most members that the job may have now."""
         nodes = self.spec.nodes
         desired = nodes.desired if nodes.desired is not None else nodes.maximum
         return max(nodes.min, min(desired, nodes.maximum))
+
+    @property
+    def paid_for(self) -> int:
+        """Workers that there is room for in the pods that have a node, whatever they do."""
+        pods = (pod for pod in self.observed.pods if pod.phase not in podset.ENDED_PHASES)
+        return sum(pod.scheduled for pod in pods) * self.spec.nodes.proc_per_node
+
+    @property
+    def wanted(self) -> int:
+        """How many members the job should have now: the cap, or what the autoscaler has chosen below it."""
+        target = self.status.target_nodes if self.status.autoscale and self.spec.autoscale.enabled else None
+        return self.cap if target is None else max(self.spec.nodes.min, min(target, self.cap))
+
+    @property
+    def probing(self) -> int:
+        """Pods beyond members and spares that are there to see whether they get nodes. They come a moment after they
+        were announced: by then it is known whether another job has announced the same and gains more from it."""
+        probe = self.status.autoscale.probe if self.status.autoscale else None
+        if probe is None or self.now - seconds(probe.since) < ANNOUNCED:
+            return 0
+        return min(probe.members, self.cap - self.wanted)
 
     @property
     def indexes(self) -> tuple[int, ...]:
         """The indexes of the pods that the job should have now. Which of them are members is up to the round, the
         others are spares."""
         kept = [member.index for member in self.status.round.members] if self.status.round else []
-        count = self.wanted + self.spec.nodes.spares
+        count = self.wanted + self.spec.nodes.spares + self.probing
         return podset.slots(self.observed.pods, count, kept, self.given_up)
 
     @property

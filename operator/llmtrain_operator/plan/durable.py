@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmtrain_operator import progress
 from llmtrain_operator.api import CheckpointStatus
 from llmtrain_operator.conditions import short, timestamp
+from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Checkpoints, Progress
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import keepers, restorable
@@ -15,7 +16,7 @@ def note_checkpoints(run: Draft) -> None:
     told = next((p for p in progress.said(run.status, run.observed.agents) if p.checkpoints), None)
     if told and told.checkpoints:
         old = run.status.checkpoint or CheckpointStatus()
-        new = _newer(old, told, told.checkpoints, run.now)
+        new = _with_tier(run, _newer(old, told, told.checkpoints, run.now))
         _tell(run, old, new, told.checkpoints)
         run.set(checkpoint=new)
     _say_whether_durable(run)
@@ -45,8 +46,19 @@ def _newer(old: CheckpointStatus, told: Progress, said: Checkpoints, now: float)
             "restored_from": said.restored_from,
             "restore_seconds": said.restore_seconds,
             "restored_round": told.round,
+            "restored_tier": "",
         }
     return old.model_copy(update=changes)
+
+
+def _with_tier(run: Draft, known: CheckpointStatus) -> CheckpointStatus:
+    """With the farthest place that any worker has read from: all have waited for that one."""
+    said = [p for p in progress.said(run.status, run.observed.agents) if p.checkpoints]
+    if known.restored_step is None or not said or said[0].round != known.restored_round:
+        return known
+    tiers = {p.checkpoints.restored_tier for p in said if p.checkpoints} | {known.restored_tier}
+    farthest = max((tier for tier in tiers if tier in names.TIERS), key=names.TIERS.index, default="")
+    return known.model_copy(update={"restored_tier": farthest})
 
 
 def _tell(run: Draft, old: CheckpointStatus, new: CheckpointStatus, said: Checkpoints) -> None:

@@ -49,7 +49,7 @@ def decide(run: Draft) -> None:
         if run.spec.suspend and run.resumable:
             _begin(run, "Suspend", "spec.suspend is true")
         elif leaving := _departing(run, current):
-            _begin(run, "Resize", leaving)
+            _begin(run, "Resize", leaving, leave=True)
         elif sizing.end:
             _begin(run, "Resize", sizing.message)
     if run.ending is not None:
@@ -63,9 +63,9 @@ def part(run: Draft, current: Round) -> None:
         return
     told = membership.told_to_end(current, run.observed.agents)
     if told:
-        _begin(run, "Resize", f"{_names(current, told)} was told to end")
+        _begin(run, "Resize", f"{_names(current, told)} was told to end", leave=True)
     elif leaving := drained(run, current):
-        _begin(run, "Resize", f"{_names(current, leaving)} is being deleted")
+        _begin(run, "Resize", f"{_names(current, leaving)} is being deleted", leave=True)
 
 
 def drained(run: Draft, current: Round) -> frozenset[str]:
@@ -87,7 +87,7 @@ def _departing(run: Draft, current: Round) -> str:
         if why := run.departing.get(member.uid):
             whys.setdefault(why, []).append(member.pod)
     text = "; ".join(f"{', '.join(pods)}: {why}" for why, pods in sorted(whys.items()))
-    return text if text and _held(run, shrinks=False) is None else ""
+    return text if text and held(run, shrinks=False) is None else ""
 
 
 def _names(current: Round, uids: Collection[str]) -> str:
@@ -118,9 +118,9 @@ def _late(run: Draft, ending: EndingStatus) -> bool:
     return run.now - seconds(ending.since) >= SAVE_PATIENCE
 
 
-def _begin(run: Draft, reason: Literal["Resize", "Suspend"], message: str) -> None:
+def _begin(run: Draft, reason: Literal["Resize", "Suspend"], message: str, *, leave: bool = False) -> None:
     assert run.status.round is not None
-    ending = EndingStatus(reason=reason, message=message, since=timestamp(run.now))
+    ending = EndingStatus(reason=reason, message=message, since=timestamp(run.now), leaving=leave)
     run.set(round=run.status.round.model_copy(update={"ending": ending}))
     run.tell("RoundEnding", f"round {run.status.round.number} is to save its state and end: {message}")
 
@@ -162,12 +162,12 @@ def judge_size(run: Draft, current: Round) -> Sizing:
     if size == wanted:
         return Sizing(True, False, "AtTarget", f"{size} members, as wanted")
     text = f"{size} of {wanted} wanted members train" if size < wanted else f"{size} members train, {wanted} are wanted"
-    if held := _held(run, shrinks=size > wanted):
-        return Sizing(False, False, held[0], f"{text}; {held[1]}")
+    if why := held(run, shrinks=size > wanted):
+        return Sizing(False, False, why[0], f"{text}; {why[1]}")
     return Sizing(False, True, "Saving", text) if size > wanted else _growth(run, current, text)
 
 
-def _held(run: Draft, *, shrinks: bool) -> tuple[str, str] | None:
+def held(run: Draft, *, shrinks: bool) -> tuple[str, str] | None:
     """Why a round of the wrong size is left alone, if it is."""
     assert run.status.round is not None
     asked = run.status.round.wanted not in (None, run.wanted)

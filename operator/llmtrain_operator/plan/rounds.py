@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from llmtrain_operator import buddies, failure, incidents, membership, numerics, progress
 from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RollbackStatus, RoundStatus
 from llmtrain_operator.api.status import State
 from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Member, Round
-from llmtrain_operator.plan.aftermath import begin_incident
+from llmtrain_operator.goodput import Cause
+from llmtrain_operator.goodput.booking import lost as booked_as_lost
+from llmtrain_operator.plan.aftermath import begin_incident, settle_cost
 from llmtrain_operator.plan.avoid import give_way, guilty, hold_against
 from llmtrain_operator.plan.blame import Blame, blame
 from llmtrain_operator.plan.draft import Draft
@@ -34,14 +38,15 @@ def lose_round(run: Draft, current: Round, lost: tuple[membership.Loss, ...]) ->
     verdict, back = _judged(run, found.cause)
     _record(run, found, verdict)
     suspects = guilty(run, found, lost)
-    run.set(**progress.unnoticed(run.status, run.now))
+    settle_cost(run)
+    run.set(**booked_as_lost(run.status, run.observed.agents, run.now))
     begin_incident(run, current, found, lost, back)
     if back:
         run.set(rollbacks=(*run.status.rollbacks, back))
         if back.attempt > 1:
             give_up(run, back.to)
             say_whether_protected(run)
-    _end(run, "Recovering", _goes_on_at(run))
+    _end(run, "Recovering", "restart", _goes_on_at(run))
     if verdict.fatal:
         finish(run, "Failed", verdict.reason, verdict.message)
         return
@@ -76,7 +81,8 @@ def close_round(run: Draft) -> None:
     ending = run.status.round.ending
     run.tell("RoundClosed", f"round {run.status.round.number} ended at step {run.step}: {ending.message}")
     at = _goes_on_at(run)
-    _end(run, "Resizing", max(run.step, at or 0) if run.resumable or at is not None else None)
+    cause: Cause = "drain" if ending.leaving else "resize"
+    _end(run, "Resizing", cause, max(run.step, at or 0) if run.resumable or at is not None else None)
     run.condition("Running", False, ending.reason, ending.message)
     if ending.reason == "Resize":
         run.condition("Resizing", True, "NewRound", f"{ending.message}; a new round is about to begin")
@@ -88,8 +94,10 @@ def _goes_on_at(run: Draft) -> int | None:
     return max(known, default=None)
 
 
-def _end(run: Draft, state: State, goes_on_at: int | None) -> None:
+def _end(run: Draft, state: State, cause: Cause, goes_on_at: int | None) -> None:
+    """`cause`: what the time goes to until the next round trains."""
     run.set(
+        tally=run.status.tally.model_copy(update={"cause": cause}),
         state=state,
         round=None,
         best_step=max(run.status.best_step, run.step),
@@ -143,6 +151,7 @@ def await_round(run: Draft) -> None:
         return
     there = muster(run)
     formation = _formation(run, there)
+    run.set(tally=run.status.tally.model_copy(update={"doing": _waits_for(run, there)}))
     if formation.look_again is not None:
         run.wake_in(formation.look_again)
     if formation.members is None:
@@ -177,6 +186,16 @@ def _formation(run: Draft, there: Muster) -> membership.Formation:
     else:
         patience = membership.HOPELESS_PATIENCE if there.hopeless else membership.PATIENCE
     return membership.form(ready, run.wanted, run.spec.nodes.min, there.missing, waited, patience)
+
+
+def _waits_for(run: Draft, there: Muster) -> Literal["preflight", "waiting", ""]:
+    """What keeps a round from being formed, if it is more than members that are on their way."""
+    if len(there.ready) >= run.spec.nodes.min:
+        return ""
+    if run.unproven:
+        return "preflight"
+    returns = run.status.state in ("Recovering", "Resizing") and _waited(run) >= membership.REJOIN_PATIENCE
+    return "waiting" if there.hopeless or returns else ""
 
 
 def _waited(run: Draft) -> float:

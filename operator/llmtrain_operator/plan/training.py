@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from llmtrain_operator import failure, membership, podset, progress
 from llmtrain_operator.api import FailureStatus
-from llmtrain_operator.conditions import timestamp
+from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.goodput.history import taken
+from llmtrain_operator.plan.autoscale import steer
 from llmtrain_operator.plan.avoid import avoided, expire, hold_against
 from llmtrain_operator.plan.blame import settling
 from llmtrain_operator.plan.departure import note_departures
@@ -24,6 +26,7 @@ from llmtrain_operator.plan.preflight import inspect, resting
 from llmtrain_operator.plan.resize import decide, drained, left, over, part
 from llmtrain_operator.plan.rounds import await_round, close_round, lose_round, watch_silence
 from llmtrain_operator.plan.stragglers import note_stragglers, replace_straggler, say_whether_straggling
+from llmtrain_operator.plan.tracking import note_tracking
 from llmtrain_operator.state import ApplyChildren, FillDesired, PodView
 
 _UNHEARD_GRACE = 1
@@ -76,6 +79,7 @@ def train(run: Draft) -> None:
     if run.round is None and run.spec.suspend:
         suspend(run)
         return
+    steer(run)
     if run.round is None:
         await_round(run)
     decide(run)
@@ -92,7 +96,11 @@ def _take_in(run: Draft) -> None:
     note_flash(run)
     note_checkpoints(run)
     run.set(**progress.newest(run.status, run.observed.agents, run.now))
+    if run.status.progress and run.status.start_time:
+        lived = run.now - seconds(run.status.start_time)
+        run.set(history=taken(run.status.history, run.status.progress, lived))
     note_stragglers(run)
+    note_tracking(run)
 
 
 def _follow(run: Draft) -> None:

@@ -38,6 +38,7 @@ class Environment:
     spec: Mapping[str, Any]
     job_uid: str = ""
     flash: Path | None = None
+    metrics_port: int = 0
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
@@ -57,6 +58,7 @@ class Environment:
             spec=_spec(environ),
             job_uid=environ.get(names.ENV_JOB_UID, ""),
             flash=Path(environ[names.ENV_FLASH]) if environ.get(names.ENV_FLASH) else None,
+            metrics_port=_number(environ, names.ENV_METRICS_PORT, "0"),
         )
 
 

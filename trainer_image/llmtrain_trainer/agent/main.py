@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from llmtrain_trainer.agent.flash import AgentFlash, open_flash
 from llmtrain_trainer.agent.lastgasp import last_gasp
 from llmtrain_trainer.agent.logs import RankLogs
 from llmtrain_trainer.agent.membership import Membership
+from llmtrain_trainer.agent.metrics import open_metrics
 from llmtrain_trainer.agent.preflight import open_preflight
 from llmtrain_trainer.agent.progress import ProgressSocket
 from llmtrain_trainer.agent.sampling import Watches
@@ -39,11 +41,12 @@ def run(environment: Environment, zygote: Zygote | None) -> int:
             environment, flash_port=flash.port if flash else 0, preflight=node.offer if node else None
         )
         socket = Path(folder) / "progress"
-        watches = Watches()
+        watches, book = Watches(), open_metrics(environment, membership)
 
         def hear(said: Progress) -> None:
             watches.hear(said)
-            membership.on_progress(said)
+            book.hear(said)
+            membership.on_progress(replace(said, durations=None))
 
         progress = ProgressSocket(socket, hear)
         os.environ[names.ENV_PROGRESS_SOCKET] = str(socket)  # workers inherit it

@@ -20,7 +20,7 @@ from llmtrain_trainer.agent.orders import Order, decide, newest, paces
 
 
 class Membership:
-    """State and orders of one member. `round` is the newest that it entered.
+    """State and orders of one member. `round` is the newest that it entered, `entered` how many it has entered.
 
     `on_stop` is called once, in the connection's thread, when told to stop.
     """
@@ -46,6 +46,7 @@ class Membership:
             preflight=preflight,
         )
         self.round: Round | None = None
+        self.entered = 0
         self._directive: Directive | None = None
         self._stop_reason: str | None = None
         self._on_stop: Callable[[], None] | None = on_stop
@@ -139,6 +140,7 @@ class Membership:
         if failure and failure.round < entered.number:
             failure = None
         self.round = entered
+        self.entered += 1
         self._say(
             state="running", round=entered.number, store_port=spare_port, progress=None, failure=failure, paces=()
         )

@@ -21,11 +21,12 @@ MAX_DATAGRAM: Final = 64 * 1024
 
 
 def _without_secrets(progress: wire.Progress) -> wire.Progress:
-    """What storage says of itself may hold what it was given to get in."""
-    said = progress.checkpoints
+    """What storage and trackers say of themselves may hold what it was given to get in."""
+    said, tracking, clean = progress.checkpoints, progress.tracking, redactor().text
+    if tracking is not None:
+        progress = replace(progress, tracking=replace(tracking, error=clean(tracking.error)))
     if said is None:
         return progress
-    clean = redactor().text
     safe = replace(said, error=clean(said.error), skipped=tuple(clean(each) for each in said.skipped))
     return replace(progress, checkpoints=safe)
 

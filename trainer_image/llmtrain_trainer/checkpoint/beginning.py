@@ -147,7 +147,7 @@ class Beginning:
             return None
         standing = self._standing(recalled.state, own=True)
         durable = backing.manifest.step if backing else self._known_durable
-        self._tell(standing, durable, recalled.source, began, recalled.skipped)
+        self._tell(standing, durable, recalled.source, recalled.tier, began, recalled.skipped)
         return recalled, standing
 
     def _load(self, source: Source | None) -> tuple[Standing | None, int | None]:
@@ -164,7 +164,7 @@ class Beginning:
         durable = standing.step if source.own else None
         for skipped in source.skipped:
             self._teller.say(f"passed over a damaged checkpoint: {skipped}")
-        self._tell(standing, durable, source.name, began, source.skipped)
+        self._tell(standing, durable, source.name, "durable", began, source.skipped)
         return standing, durable
 
     def _standing(self, stored: dict[str, Any], *, own: bool) -> Standing:
@@ -175,12 +175,15 @@ class Beginning:
             self._teller.say(f"the model is used otherwise than the checkpoint's: {difference}")
         return standing
 
-    def _tell(self, standing: Standing, durable: int | None, name: str, began: float, skipped: tuple[str, ...]) -> None:
+    def _tell(
+        self, standing: Standing, durable: int | None, name: str, tier: str, began: float, skipped: tuple[str, ...]
+    ) -> None:
         seconds = time.perf_counter() - began
         self._teller.tell(
             step=durable,
             restored_step=standing.step,
             restored_from=name,
+            restored_tier=tier,
             restore_seconds=seconds,
             skipped=skipped,
         )

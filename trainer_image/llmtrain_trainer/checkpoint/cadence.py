@@ -76,7 +76,7 @@ class Votes:
     Of any worker: `stop` and `leave` (it got the signal), `writing` (its last save is not over), `fenced` (a newer
     round owns the storage); of its snapshots in memory: `unready` (it has no room for one), `troubled` (and that may
     stay so), `safe` (its candidate is safe), `lost` (it could not take its candidate). Of rank 0: `due`, `failing` (the
-    newest save failed), and `snap` (a snapshot is due).
+    newest save failed), `snap` (a snapshot is due), and `tracked` (the newest step that all trackers have kept).
     """
 
     stop: float = 0
@@ -90,6 +90,7 @@ class Votes:
     safe: float = 0
     lost: float = 0
     snap: float = 0
+    tracked: float = 0
 
     def without_saving(self) -> Votes:
         """The same, but nothing of this step is to be kept."""

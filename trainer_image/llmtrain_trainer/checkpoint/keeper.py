@@ -133,10 +133,11 @@ class Keeper:
 
     def before_update(self) -> None:
         """The optimizer is about to change the state: the copy of it has to be over."""
-        if self._session is not None:
-            self._session.snapshots.before_update()
-        if self._saver is not None:
-            self._saver.staging.before_update()
+        with self._reporter.spending.on("snapshots"):
+            if self._session is not None:
+                self._session.snapshots.before_update()
+            if self._saver is not None:
+                self._saver.staging.before_update()
 
     def finish(self, standing: Standing) -> None:
         """Have the last step's checkpoint in storage before the model is exported, if the storage can be had."""
@@ -144,8 +145,12 @@ class Keeper:
             self._teller.say("the last step's checkpoint could not be saved; the model is exported all the same")
 
     def _save_and_wait(self, standing: Standing) -> bool:
-        """Whether this step's checkpoint is in storage in the end. What is left of the grace period goes to storage
-        first: copies to other members are made meanwhile."""
+        """Whether this step's checkpoint is in storage in the end."""
+        with self._reporter.spending.on("saving"):
+            return self._saved(standing)
+
+    def _saved(self, standing: Standing) -> bool:
+        """What is left of the grace period goes to storage first: copies to other members are made meanwhile."""
         session, saver = self._session, self._saver
         if session is not None or saver is not None:
             self._reporter.update(phase="saving")
@@ -170,6 +175,11 @@ class Keeper:
         self._history, self._fenced = self._worker.from_first((self._history, self._fenced))
 
     def _begin(self, saver: Saver, standing: Standing) -> None:
+        with self._reporter.spending.on("durable"):
+            self._copy(saver, standing)
+        self._teller.tell(stall_seconds=self._stall)
+
+    def _copy(self, saver: Saver, standing: Standing) -> None:
         state = self._live_state()
         self._prepared = True
         self._began = time.monotonic()
@@ -180,7 +190,6 @@ class Keeper:
             saver.write(standing.step, *taken, state.rng(), stored)
         else:
             self._stall = saver.begin(standing.step, state.pieces(), state.rng(), stored)
-        self._teller.tell(stall_seconds=self._stall)
 
     def _note_outcome(self) -> None:
         outcome = self._saver.take() if self._saver else None

@@ -17,7 +17,8 @@ class Standing:
 
     `seed`, `shuffle`, `sequence_length` and `data_digest` say which sequence of samples that is a place in; `left_out`
     of those before it were never trained on. The losses are what was last reported; `skipped_in_a_row` is the
-    divergence guard's count, `recent_losses` and `risen_losses` are what it judges spikes by.
+    divergence guard's count, `recent_losses` and `risen_losses` are what it judges spikes by. `untracked` are points
+    that the trackers of job `untracked_of` are not known to have kept.
     """
 
     step: int
@@ -34,11 +35,17 @@ class Standing:
     left_out: int = 0
     recent_losses: tuple[float, ...] = ()
     risen_losses: tuple[float, ...] = ()
+    untracked: tuple[str, ...] = ()
+    untracked_of: str = ""
 
     @property
     def trained(self) -> int:
         """Samples trained on."""
         return self.position - self.left_out
+
+    def carrying(self, untracked: tuple[str, ...], job: str) -> Standing:
+        """The same, with these points of that job."""
+        return dataclasses.replace(self, untracked=untracked, untracked_of=job)
 
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""

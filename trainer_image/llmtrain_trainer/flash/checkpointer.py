@@ -85,8 +85,10 @@ class Checkpointer:
         """
         step = 0
         if self._session is not None:
-            self._reporter.update(phase="restoring")
-            step = self._restore(self._session)
+            with self._reporter.spending.on("restoring"):
+                self._reporter.update(phase="restoring")
+                step = self._restore(self._session)
+        self._reporter.spending.turn("stepping")
         self._reporter.update(phase="training", step=step)
         return step
 
@@ -115,6 +117,7 @@ class Checkpointer:
         self._boundary = now
         if loss is not None:
             progress["loss"] = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        self._reporter.spending.stepped()
         self._reporter.update(phase="training", step=step, **progress)
 
     def rewind_generators(self) -> None:
@@ -172,7 +175,7 @@ class Checkpointer:
         self.position = plain.from_json(recalled.state["training"]["position"])
         step, seconds = recalled.edition.step, time.perf_counter() - began
         told = {"restored_step": step, "restored_from": recalled.source, "restore_seconds": seconds}
-        self._teller.tell(**told, skipped=recalled.skipped)
+        self._teller.tell(**told, restored_tier=recalled.tier, skipped=recalled.skipped)
         self._teller.say(f"going on from {recalled.source}, restored in {seconds:.1f} s")
         return step
 

@@ -43,6 +43,11 @@ class Recalled:
     durable: int
 
     @property
+    def tier(self) -> str:
+        """The farthest of `names.TIERS` that this worker read from."""
+        return "durable" if self.durable else "peer" if self.peers else "memory"
+
+    @property
     def source(self) -> str:
         """In words."""
         parts = {"its own memory": self.local, "other members' memory": self.peers, "durable storage": self.durable}

@@ -171,7 +171,8 @@ class Session:
 
     def _take(self, state: State, standing: dict[str, Any], *, nominate: bool) -> None:
         before = self.snapshots.pins.candidate
-        stall = self.snapshots.take(state, standing, nominate=nominate)
+        with self._reporter.spending.on("snapshots"):
+            stall = self.snapshots.take(state, standing, nominate=nominate)
         self._stalls.append(stall)
         if self.snapshots.pins.candidate != before:
             self._nominated, self._nominated_at = self.snapshots.newest, time.perf_counter()

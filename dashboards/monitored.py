@@ -1,0 +1,60 @@
+"""A job that shows everything the boards are about, on nodes, and how Prometheus finds its members and the operator.
+
+What is here serves the test that proves the boards on a real run, and the run that the pictures are drawn from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+JOB: Final = "gpt"
+CLAIM: Final = "models"
+
+_META: Final = "__meta_kubernetes_pod_"
+
+
+def scrape(kubeconfig: Path) -> dict[str, Any]:
+    """Every pod of ours that has a port called metrics: the operator's and the jobs' members."""
+    keep = {
+        f"{_META}label_app_kubernetes_io_name": "llmtrain",
+        f"{_META}container_port_name": "metrics",
+        f"{_META}phase": "Running",
+    }
+    return {
+        "job_name": "llmtrain",
+        "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}],
+        "relabel_configs": [
+            {"action": "keep", "source_labels": [label], "regex": value} for label, value in keep.items()
+        ],
+    }
+
+
+def claim() -> dict[str, Any]:
+    """Storage for its checkpoints."""
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec}
+
+
+def job(steps: int) -> dict[str, Any]:
+    """Three members, each on a node; validation and durable checkpoints now and then; objectives that can be kept."""
+    spec = {
+        "nodes": {"min": 1, "max": 3},
+        "model": {"preset": "gpt-tiny"},
+        "data": {
+            "source": "/opt/venv/lib/python3.11/site-packages/torch/nn",
+            "include": ["**/*.py"],
+            "sequenceLength": 64,
+            "validationFraction": 0.05,
+        },
+        "training": {
+            "globalBatchSize": 6,
+            "maxSteps": steps,
+            "optimizer": {"lr": 1.0e-3},
+            "evaluation": {"everySteps": 40, "maxBatches": 2},
+        },
+        "checkpoint": {"durable": {"storage": f"pvc://{CLAIM}/checkpoints", "everySteps": 30}},
+        "recovery": {"objectives": {"process": "60s", "node": "60s", "lostSteps": 0}},
+        "scheduling": {"topology": {"policy": "spread", "required": True}},
+    }
+    return {"apiVersion": "llmtrain.io/v1alpha1", "kind": "LLMTrainJob", "metadata": {"name": JOB}, "spec": spec}
