@@ -116,7 +116,7 @@ def test_a_killed_tracker_is_followed_by_another(record):
 
 def test_a_tracker_that_hangs_costs_nothing_and_is_told():
     """No call waits for it; it is killed when its time is over, and tried again after pauses that grow."""
-    outbox = _outbox("import time; time.sleep(1000)", patience=30.0)
+    outbox = _outbox("import time; time.sleep(1000)", patience=10.0)
     for step in range(1, MOST + 101):
         _add(outbox, step, step)
         outbox.pump(0.0)
@@ -138,7 +138,7 @@ def test_a_tracker_that_hangs_costs_nothing_and_is_told():
 
 def test_a_process_that_cannot_be_killed_is_not_waited_for():
     """Storage may hang so that nobody ends it: there is no other until it is gone."""
-    outbox = _outbox("import time; time.sleep(1000)", patience=30.0)
+    outbox = _outbox("import time; time.sleep(1000)", patience=10.0)
     _add(outbox, 1, 1)
     outbox.pump(0.0)
     process = outbox._process

@@ -32,6 +32,9 @@ class MLflow:
         """See `Backend.begin`."""
         os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
         os.environ |= {"MLFLOW_ALLOW_FILE_STORE": "true"}  # in maintenance, and all that needs no server
+        # Its own are 120 s and 7 more attempts, each later than the last: too long to be told that nobody answers.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         from mlflow import MlflowClient
 
         self._round = run.round

@@ -23,7 +23,9 @@ from llmtrain_trainer.trackers.process import END, MAX_MESSAGE
 
 MOST: Final = 10_000
 PATIENCE: Final = 120.0
-"""Seconds without a word until a process counts as hanging; imports from a slow volume take long."""
+"""Seconds without a word until a process counts as hanging."""
+_TO_START: Final = 3
+"""So many times that for the first word: imports from a slow volume take minutes."""
 _FIRST_PAUSE: Final = 5.0
 _LAST_PAUSE: Final = 300.0
 _POLL: Final = 0.02
@@ -69,8 +71,10 @@ class Outbox:
         self._send()
         if self._link is not None and not self._points:
             self._heard = now  # it owes nothing
-        elif self._link is not None and now - self._heard > self._patience:
-            self._fail(now, "TrackerHangs", f"it has said nothing for {self._patience:g} s")
+        elif self._link is not None and now - self._heard > (
+            limit := self._patience * (1 if self.heard else _TO_START)
+        ):
+            self._fail(now, "TrackerHangs", f"it has said nothing for {limit:g} s")
 
     @property
     def closed(self) -> bool:
