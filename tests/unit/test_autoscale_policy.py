@@ -117,7 +117,7 @@ SLOW = {"shared": 4.0, "alone": 0.05, "each": 0.5}
         pytest.param(
             {"size": 16, "target": 16, "samples": seen(16), "steps_left": 100_000},
             replace(RANGE, cap=16),
-            15,
+            13,
             "Exploring",
             id="finds out whether fewer would do",
         ),

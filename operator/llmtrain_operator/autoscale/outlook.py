@@ -112,9 +112,10 @@ def _prospect(situation: Situation, curve: Curve, n: int, now: float) -> Prospec
     if measured(situation.samples, n):
         return Prospect(n, value, doubt=1.5 * math.hypot(curve.deviation(n), curve.deviation(size)))
     testing = enough(situation.samples, n) * curve.seconds(n)
-    # What is learned is good for the rest of the job, however long this capacity lasts.
+    # What is learned is good for the rest of the job, but further members are worth nothing if they never stay.
     price = (2 * pause + testing * max(0.0, 1.0 - speed)) / max(_rest(situation, curve, n), 1e-9)
-    gain = _improvement(math.log(speed), curve.deviation_between(n, size)) * kept
+    hoped = value if n > size else speed * kept
+    gain = _improvement(math.log(hoped), curve.deviation_between(n, size)) if hoped > 0 else 0.0
     return Prospect(n, value, chance=gain - price)
 
 
