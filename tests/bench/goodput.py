@@ -3,6 +3,7 @@
 `agreement`: three members as processes, workers killed again and again; the ledger beside the trainer's own log of its
 steps, which no operator has a hand in. `faults`: the same job on real kubelets for ten minutes, a worker killed each
 time that 100, then 40 of the measured recoveries would fit in; beside each goodput the best there can be, 1 - R/T.
+`sizes`: a node that comes, and a job of higher priority, under `spec.autoscale`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from llmtrain_operator.conditions import seconds as since_1970
 from llmtrain_operator.contract import names
 from llmtrain_operator.goodput import goodput
 from llmtrain_operator.local.folder import RunFolder
-from tests.bench import goodput_nodes
+from tests.bench import goodput_nodes, goodput_sizes
 from tests.bench.recovery_local import MEMBERS, Job
 from tests.bench.recovery_steps import Snapshots
 from tests.bench.report import Row, clean_up_on_sigterm, publish
@@ -135,7 +136,7 @@ def _training(folder: Path, steps: int, environment: dict[str, str]) -> Iterator
 @click.option("--steps", default=6000, show_default=True, help="Of the job in `agreement`.")
 @click.option("--kills", default=12, show_default=True, help="In `agreement`.")
 @click.option("--seconds", default=600.0, show_default=True, help="Of each job in `faults`.")
-@click.option("--part", "parts", type=click.Choice(["agreement", "faults"]), multiple=True, help="Not all.")
+@click.option("--part", "parts", type=click.Choice(["agreement", "faults", "sizes"]), multiple=True, help="Not all.")
 def main(steps: int, kills: int, seconds: float, parts: tuple[str, ...]) -> None:
     """Measure goodput: alone on the machine."""
     clean_up_on_sigterm()
@@ -143,6 +144,7 @@ def main(steps: int, kills: int, seconds: float, parts: tuple[str, ...]) -> None
     every: dict[str, Callable[[], list[Row]]] = {
         "agreement": lambda: agreement(steps, kills),
         "faults": lambda: faults(seconds),
+        "sizes": goodput_sizes.run,
     }
     try:
         for name in parts or every:

@@ -17,14 +17,14 @@ from typing import Any, Final
 
 from devcluster import charts
 from devcluster.cluster import Cluster, ClusterNode
-from tests.bench.report import ROOT, Row, publish
+from tests.bench.report import ROOT, Row
 from tests.e2e.test_autoscale import CODE, EAGER, FOREVER, URGENT, last, measured, reckoned, restful
 from tests.e2e.test_elastic import SYSTEM
 from tests.support.kube import Kubectl
 from tests.support.leadership import await_leader
 from tests.support.story import Story
 
-HOW: Final = "tests/bench/goodput_sizes.py"
+HOW: Final = "make bench-goodput"
 WITHIN: Final = 10.0
 """Seconds from a node's being Ready to the first step of the round with it, as asked."""
 _RANGE: Final = {"min": 1, "max": 3}
@@ -142,7 +142,3 @@ def run(times: int = 3) -> list[Row]:
     with site() as (cluster, kubectl):
         grown = [growth(cluster, kubectl) for _ in range(times)]
         return rows(grown, sharing(kubectl))
-
-
-if __name__ == "__main__":
-    publish("goodput-sizes", run())
