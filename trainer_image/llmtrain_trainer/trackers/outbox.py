@@ -69,11 +69,10 @@ class Outbox:
             return
         self._listen(now)
         self._send()
+        limit = self._patience * (1 if self.heard else _TO_START)
         if self._link is not None and not self._points:
             self._heard = now  # it owes nothing
-        elif self._link is not None and now - self._heard > (
-            limit := self._patience * (1 if self.heard else _TO_START)
-        ):
+        elif self._link is not None and now - self._heard > limit:
             self._fail(now, "TrackerHangs", f"it has said nothing for {limit:g} s")
 
     @property
