@@ -1,33 +1,14 @@
-"""A job that shows everything the boards are about, on nodes, and how Prometheus finds its members and the operator.
+"""A job that shows everything the boards are about, on nodes.
 
 What is here serves the test that proves the boards on a real run, and the run that the pictures are drawn from.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 JOB: Final = "gpt"
 CLAIM: Final = "models"
-
-_META: Final = "__meta_kubernetes_pod_"
-
-
-def scrape(kubeconfig: Path) -> dict[str, Any]:
-    """Every pod of ours that has a port called metrics: the operator's and the jobs' members."""
-    keep = {
-        f"{_META}label_app_kubernetes_io_name": "llmtrain",
-        f"{_META}container_port_name": "metrics",
-        f"{_META}phase": "Running",
-    }
-    return {
-        "job_name": "llmtrain",
-        "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}],
-        "relabel_configs": [
-            {"action": "keep", "source_labels": [label], "regex": value} for label, value in keep.items()
-        ],
-    }
 
 
 def claim() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from dashboards import monitored
 from dashboards.pictures import take
 from dashboards.prometheus import Prometheus, running
+from dashboards.targets import followed
 from devcluster import charts
 from devcluster.cluster import Cluster
 from devcluster.errors import DevclusterError
@@ -49,9 +50,11 @@ def say(line: str) -> None:
 
 
 def _take(cluster: Cluster, directory: Path) -> None:
-    scrapes = [monitored.scrape(cluster.directory / "pki" / "admin.kubeconfig")]
     place = cluster.enter("cp"), cluster.environment()
-    with running(directory, scrapes, prefix=place[0], environment=place[1]) as server:
+    with (
+        followed(directory, lambda: _pods(cluster)) as scrape,
+        running(directory, [scrape], prefix=place[0], environment=place[1]) as server,
+    ):
         start = time.time()
         say("a job of three members begins")
         _kubectl(cluster, "apply", "-f", "-", stdin=[monitored.claim(), monitored.job(_STEPS)])
@@ -68,6 +71,12 @@ def _take(cluster: Cluster, directory: Path) -> None:
         )
         for file in take.write(server, run, ROOT / "docs" / "pictures"):
             say(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1024:.0f} KiB")
+
+
+def _pods(cluster: Cluster) -> list[dict[str, Any]]:
+    told = _kubectl(cluster, "get", "pods", "-A", "-l", "app.kubernetes.io/name=llmtrain", "-o", "json")
+    pods: list[dict[str, Any]] = json.loads(told)["items"]
+    return pods
 
 
 def _until_trained(server: Prometheus) -> None:

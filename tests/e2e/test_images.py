@@ -104,7 +104,7 @@ def test_images_run_restricted(cluster: Cluster, kubectl: Kubectl):
     assert json.loads(operator.splitlines()[-1]) == {
         "user": 65532,
         "commands": [True, True, True],
-        "agent": ["catatonit", "llmtrain_operator", "llmtrain_trainer", "websockets"],
+        "agent": ["catatonit", "llmtrain_operator", "llmtrain_trainer", "prometheus_client", "websockets"],
         "init": True,
         "compiled": [],
     }

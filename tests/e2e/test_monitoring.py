@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from dashboards import monitored, shipped
 from dashboards.boards import BOARDS
 from dashboards.panel import Panel
 from dashboards.prometheus import Prometheus, running
+from dashboards.targets import followed
 from devcluster.cluster import Cluster
-from tests.e2e.test_elastic import FOREVER
+from tests.e2e.test_elastic import FOREVER, SYSTEM
 from tests.e2e.test_job import workers
 from tests.support.kube import Kubectl
 from tests.support.panels import complaints
@@ -22,15 +24,19 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 120
 """Seconds until what has happened shows in every panel."""
 FEW_STEPS = 40
+OURS = "app.kubernetes.io/name=llmtrain"
 
 
 @pytest.fixture
-def prometheus(installed: Cluster, tmp_path: Path) -> Iterator[Prometheus]:
+def prometheus(installed: Cluster, kubectl: Kubectl, tmp_path: Path) -> Iterator[Prometheus]:
     """In the network of the cluster, where pods can be reached, with the alerts of the chart."""
-    kubeconfig = installed.directory / "pki" / "admin.kubeconfig"
     rules = [ROOT / shipped.PLAIN_RULES]
+    places = kubectl, replace(kubectl, namespace=SYSTEM)
     place = {"prefix": installed.enter("cp"), "environment": installed.environment()}
-    with running(tmp_path, [monitored.scrape(kubeconfig)], rules=rules, **place) as server:
+    with (
+        followed(tmp_path, lambda: [pod for each in places for pod in each.items("pod", OURS)]) as scrape,
+        running(tmp_path, [scrape], rules=rules, **place) as server,
+    ):
         yield server
 
 
