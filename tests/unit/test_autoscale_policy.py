@@ -46,7 +46,24 @@ SLOW = {"shared": 4.0, "alone": 0.05, "each": 0.5}
             "Starting",
             id="starts again at the best size known",
         ),
+        pytest.param(
+            {"size": 0, "target": None, "samples": (), "prior": seen(1, 4, 8, **SLOW), "capacity": Capacity(8)},
+            RANGE,
+            8,
+            "Starting",
+            id="an estimate alone leaves no node idle",
+        ),
         pytest.param({"capacity": ROOM}, RANGE, 6, "Growing", id="grows into free nodes"),
+        pytest.param(
+            {"samples": seen(4), "prior": seen(1, 4, 8, alone=40.0), "capacity": Capacity(1), "steps_left": 100},
+            RANGE,
+            4,
+            "NotWorthIt",
+            id="an estimate says that it gains nothing",
+        ),
+        pytest.param(
+            {"samples": seen(4), "capacity": Capacity(1), "steps_left": 100}, RANGE, 5, "Growing", id="nothing says so"
+        ),
         pytest.param({"capacity": Capacity(9)}, RANGE, 8, "Growing", id="up to the cap"),
         pytest.param({}, RANGE, 4, "NoCapacity", id="no room"),
         pytest.param({}, replace(RANGE, cap=4), 4, "AtCap", id="at the cap"),

@@ -10,8 +10,10 @@ import pytest
 
 from llmtrain_operator.api import JobStatus
 from llmtrain_operator.contract.wire import Progress
+from llmtrain_operator.estimate.prior import step_seconds
 from llmtrain_operator.plan import plan
 from llmtrain_operator.plan.autoscale import LOSS_PATIENCE, YIELD_PATIENCE
+from llmtrain_operator.plan.learning import prior
 from llmtrain_operator.plan.probe import AGAIN, PATIENCE
 from llmtrain_operator.state import CreatePod, DeletePod, Event, Observed, PodView
 from tests.support.planner import JOB, NOW, agent, condition, pod, spec
@@ -302,3 +304,20 @@ def test_what_was_learned_survives_the_operator():
     again = JobStatus.model_validate_json(life.status.model_dump_json(by_alias=True, exclude_none=True))
     first, life.status = life.plan(), again
     assert life.plan() == first
+
+
+def test_the_estimate_is_the_prior():
+    """What the estimate says of the range's ends and middle is what the policy begins with; of a script, nothing."""
+    own = spec(nodes={"min": 1, "max": 9}, training={"maxSteps": 10, "globalBatchSize": 24})
+    assert [(each.members, each.step_seconds) for each in prior(own)] == [(n, step_seconds(own, n)) for n in (1, 5, 9)]
+    assert prior(spec(nodes={"min": 1, "max": 9}, entrypoint={"script": "a.py"})) == ()
+
+
+def test_the_noise_of_steps_is_on_record():
+    """Steps that vary much are known to, also to an operator that comes later."""
+    life = Life(2, lambda n: 1.0 / n)
+    life.run(120)
+    calm = life.status.step_times.sizes[-1].noise
+    life.seconds = lambda n: (1.0 + 0.5 * (int(life.now) // 7 % 2)) / n
+    life.run(600)
+    assert life.status.step_times.sizes[-1].noise > 2 * calm

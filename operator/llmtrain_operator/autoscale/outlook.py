@@ -61,8 +61,11 @@ def look(situation: Situation, limits: Limits, reach: int, now: float) -> Outloo
     """What can be had from the present size, which is measured."""
     curve, size = fit(situation.samples, situation.prior), situation.size
     looked_at = sizes(limits.minimum, max(reach, size), (size, *(each.members for each in situation.samples)))
-    gives = efficient(curve, looked_at, limits.min_efficiency, size, 1.0 + 2 * curve.deviation(size))
-    eager = efficient(curve, looked_at, limits.min_efficiency * _EASIER)
+    # What members add is only known of a job that was seen at two sizes: an estimate is no reason to take any away.
+    known = sum(measured(situation.samples, each.members) for each in situation.samples) > 1
+    least = limits.min_efficiency if known else -math.inf
+    gives = efficient(curve, looked_at, least, size, 1.0 + 2 * curve.deviation(size))
+    eager = efficient(curve, looked_at, least * _EASIER)
     here = Prospect(size, 1.0 - _loss_share(situation, size, now))
     fair = [n for n in looked_at if n != size and n <= reach and n in (eager if n > size else gives)]
     others = tuple(_prospect(situation, curve, n, now) for n in fair)
@@ -73,8 +76,9 @@ def look(situation: Situation, limits: Limits, reach: int, now: float) -> Outloo
 
 
 def fastest(situation: Situation, limits: Limits, reach: int, now: float) -> int:
-    """The size up to `reach` that gets most done, when none trains yet."""
-    curve = fit(situation.samples, situation.prior)
+    """The size up to `reach` that gets most done, when none trains yet: all of it for a job that never has, as an
+    estimate alone is no reason to leave nodes idle."""
+    curve = fit(situation.samples, situation.prior if situation.samples else ())
     looked_at = sizes(limits.minimum, reach, tuple(each.members for each in situation.samples))
     fair = efficient(curve, looked_at, limits.min_efficiency)
     return max(fair, key=lambda n: (curve.speed(n) * (1.0 - _loss_share(situation, n, now)), -n))

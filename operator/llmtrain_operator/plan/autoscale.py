@@ -16,7 +16,7 @@ from llmtrain_operator.autoscale.records import OWN_ACCORD
 from llmtrain_operator.conditions import find, seconds, timestamp
 from llmtrain_operator.plan import probe
 from llmtrain_operator.plan.draft import ANNOUNCED, Draft
-from llmtrain_operator.plan.learning import learn, samples
+from llmtrain_operator.plan.learning import learn, prior, samples
 from llmtrain_operator.plan.resize import held
 
 LOSS_PATIENCE: Final = 30.0
@@ -162,8 +162,10 @@ def _situation(run: Draft, size: int, capacity: Capacity) -> Situation:
         target=run.status.target_nodes,
         steps_left=max(0, told.max_steps - told.step) if told and told.max_steps else None,
         samples=samples(run),
+        prior=prior(run.spec),
         capacity=capacity,
         changed_at=seconds(state.changed_at) if state.changed_at else None,
+        changed_for="Exploring" if state.last and state.last.reason == "Exploring" else None,
         pause_seconds=GUESSED_PAUSE if state.pause_seconds is None else state.pause_seconds,
         paused_seconds=state.paused_seconds,
         started_at=seconds(state.started_at) if state.started_at else None,

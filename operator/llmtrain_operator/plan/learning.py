@@ -9,11 +9,19 @@ from __future__ import annotations
 from statistics import median
 from typing import Final
 
-from llmtrain_operator.api import AutoscaleStatus, ProgressStatus, ScalingStatus, StepTimesStatus, StepTimeStatus
+from llmtrain_operator.api import (
+    AutoscaleStatus,
+    JobSpec,
+    ProgressStatus,
+    ScalingStatus,
+    StepTimesStatus,
+    StepTimeStatus,
+)
 from llmtrain_operator.autoscale.records import OWN_ACCORD, Sample
 from llmtrain_operator.autoscale.throughput import observed
 from llmtrain_operator.conditions import seconds, timestamp
 from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.estimate.prior import step_seconds
 from llmtrain_operator.plan.draft import Draft
 
 WARM_UP: Final = 5
@@ -27,7 +35,15 @@ _FRESH: Final = 0.5
 def samples(run: Draft) -> tuple[Sample, ...]:
     """What was learned so far."""
     known = run.status.step_times
-    return tuple(Sample(s.members, s.step_seconds, s.steps, seconds(s.time)) for s in known.sizes) if known else ()
+    sizes = known.sizes if known else ()
+    return tuple(Sample(s.members, s.step_seconds, s.steps, seconds(s.time), s.noise) for s in sizes)
+
+
+def prior(spec: JobSpec) -> tuple[Sample, ...]:
+    """What the estimate says of the ends and the middle of the range; nothing of a script of the user's."""
+    least, most = spec.nodes.min, spec.nodes.maximum
+    told = ((n, step_seconds(spec, n)) for n in sorted({least, (least + most) // 2, most}))
+    return tuple(Sample(n, guess, 1, 0.0) for n, guess in told if guess)
 
 
 def learn(run: Draft) -> None:
@@ -47,18 +63,24 @@ def learn(run: Draft) -> None:
     run.set(step_times=known)
 
 
-def _with(run: Draft, current: Round, known: StepTimesStatus, step_seconds: float) -> StepTimesStatus:
-    recent = (*known.recent, step_seconds)
+def _with(run: Draft, current: Round, known: StepTimesStatus, newest: float) -> StepTimesStatus:
+    recent = (*known.recent, newest)
     if len(recent) < AT_ONCE:
         return known.model_copy(update={"recent": recent})
     size, typical = len(current.members), median(recent)
     _compare(run, size, typical)
     found = observed(samples(run), size, typical, len(recent), run.now)
-    sizes = tuple(
-        StepTimeStatus(members=s.members, step_seconds=round(s.step_seconds, 5), steps=s.steps, time=timestamp(s.time))
-        for s in found
+    return known.model_copy(update={"recent": (), "sizes": tuple(map(_kept, found))})
+
+
+def _kept(sample: Sample) -> StepTimeStatus:
+    return StepTimeStatus(
+        members=sample.members,
+        step_seconds=round(sample.step_seconds, 5),
+        steps=sample.steps,
+        time=timestamp(sample.time),
+        noise=round(sample.noise, 4),
     )
-    return known.model_copy(update={"recent": (), "sizes": sizes})
 
 
 def _resumed(run: Draft, current: Round, before: StepTimesStatus, told: ProgressStatus) -> None:
@@ -76,13 +98,13 @@ def _resumed(run: Draft, current: Round, before: StepTimesStatus, told: Progress
     _record(run, state, last, {"pause_seconds": pause}, pause_seconds=round(mean, 3), paused_seconds=paused)
 
 
-def _compare(run: Draft, size: int, step_seconds: float) -> None:
+def _compare(run: Draft, size: int, now: float) -> None:
     """A change of size is measured: what it brought, beside what was predicted."""
     state, last = run.status.autoscale, _newest(run, size)
     before = next((s.step_seconds for s in samples(run) if last and s.members == last.from_nodes), None)
     if state is None or last is None or last.achieved_speedup is not None or before is None:
         return
-    speedup = round(before / step_seconds, 3)
+    speedup = round(before / now, 3)
     _record(run, state, last, {"achieved_speedup": speedup})
     predicted = f"predicted {last.predicted_speedup:.2f}x, " if last.predicted_speedup else ""
     pause = f"; training stood still for {last.pause_seconds:.1f} s" if last.pause_seconds is not None else ""

@@ -17,6 +17,8 @@ class StepTimeStatus(StatusRecord):
     """How many steps are behind it."""
     time: Time
     """When the newest of them was seen."""
+    noise: float = 0.05
+    """Relative deviation of a single one of them."""
 
 
 class StepTimesStatus(StatusRecord):
