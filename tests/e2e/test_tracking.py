@@ -64,13 +64,18 @@ def _running(folder: Path, steps: int, **more: Any) -> Iterator[Local]:
 STEPS = 1000
 
 
-@pytest.mark.skip(reason="not yet seen to pass as a whole: kills and resizes in one run take minutes")
 def test_every_step_is_recorded_once_though_workers_are_killed_and_the_job_is_resized(tmp_path: Path) -> None:
     """Rank 0 among them, at random steps, with its tracker; every value of every step is there, and none twice."""
     rng = random.Random(SEED)
-    training = {"maxSteps": STEPS, "globalBatchSize": 6, "precision": "fp32", "evaluation": {"everySteps": 100}}
+    training = {"maxSteps": STEPS, "globalBatchSize": 48, "precision": "fp32", "evaluation": {"everySteps": 100}}
     tracking = {name: OFFLINE[name] for name in ("tensorboard", "mlflow")}  # the others take longer to start: below
-    with _running(tmp_path, STEPS, nodes={"min": 1, "max": 2}, training=training, tracking=tracking) as run:
+    job = {
+        "nodes": {"min": 1, "max": 2},
+        "training": training,
+        "tracking": tracking,
+        "checkpoint": {"durable": {"storage": "pvc://checkpoints/j"}},  # else it would not be made smaller
+    }
+    with _running(tmp_path, STEPS, **job) as run:
         run.until_training()
         for number in range(2):
             rounds, step = run.status["rounds"], run.status["progress"]["step"]
