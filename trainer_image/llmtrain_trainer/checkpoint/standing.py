@@ -35,7 +35,7 @@ class Standing:
     left_out: int = 0
     recent_losses: tuple[float, ...] = ()
     risen_losses: tuple[float, ...] = ()
-    untracked: tuple[str, ...] = ()
+    untracked: str = ""
     untracked_of: str = ""
 
     @property
@@ -43,7 +43,7 @@ class Standing:
         """Samples trained on."""
         return self.position - self.left_out
 
-    def carrying(self, untracked: tuple[str, ...], job: str) -> Standing:
+    def carrying(self, untracked: str, job: str) -> Standing:
         """The same, with these points of that job."""
         return dataclasses.replace(self, untracked=untracked, untracked_of=job)
 

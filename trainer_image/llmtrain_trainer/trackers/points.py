@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,8 +83,9 @@ class Pending:
     differ. Bounded: beyond `CARRIED` the oldest is let go of.
     """
 
-    def __init__(self, carried: Iterable[str] = ()) -> None:
-        self._points: deque[tuple[int, str]] = deque(((Point.decode(text).step, text) for text in carried), CARRIED)
+    def __init__(self, carried: str = "") -> None:
+        lines = carried.splitlines()
+        self._points: deque[tuple[int, str]] = deque(((Point.decode(text).step, text) for text in lines), CARRIED)
         self._newest = self._points[-1][0] if self._points else 0
 
     def note(self, new: Point) -> bool:
@@ -100,10 +101,11 @@ class Pending:
         while self._points and self._points[0][0] <= step:
             self._points.popleft()
 
-    def carried(self) -> tuple[str, ...]:
-        """For a snapshot."""
-        return tuple(text for _, text in self._points)
+    def carried(self) -> str:
+        """For a snapshot, a point on each line."""
+        return "\n".join(text for _, text in self._points)
 
-    def items(self) -> tuple[tuple[int, str], ...]:
-        """Steps and points."""
-        return tuple(self._points)
+    def beyond(self, step: int) -> list[tuple[int, str]]:
+        """Steps and points, of later steps than this."""
+        later = itertools.takewhile(lambda each: each[0] > step, reversed(self._points))
+        return list(later)[::-1]

@@ -34,7 +34,7 @@ class Tracking:
         names = chosen(config)
         self._every = config.tracking.every_steps if config.tracking else 0
         self._begun, self._job = begin.step, job
-        self._pending = points.Pending(begin.untracked if begin.untracked_of == job else ())
+        self._pending = points.Pending(begin.untracked if begin.untracked_of == job else "")
         self._outboxes = [Outbox(name) for name in names] if worker.is_first else []
         self._final = begin.step
         self._handed = 0
@@ -72,7 +72,7 @@ class Tracking:
 
     def _hand_on(self, final: int) -> None:
         """Those that are final, and the oldest of more than can be carried."""
-        waiting = [(step, text) for step, text in self._pending.items() if step > self._handed]
+        waiting = self._pending.beyond(self._handed)
         surplus = len(waiting) - points.CARRIED + 1
         for number, (step, text) in enumerate(waiting):
             if step > final and number >= surplus:
