@@ -12,7 +12,7 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 from dashboards.panel import Board, Panel
-from dashboards.pictures.scale import shown, ticks
+from dashboards.pictures.scale import labels, shown, ticks
 
 MOST_POINTS: Final = 210
 MOST_SERIES: Final = 10
@@ -176,11 +176,10 @@ class _Place:
 
     def axes(self, what: Panel) -> Iterator[str]:
         """Marks of the values at the left, and of the time, in seconds since the beginning, below."""
-        for value in self.marks:
+        for value, label in zip(self.marks, labels(self.marks, what.unit), strict=True):
             y = self.y(value)
             yield f'<line class="g" x1="{_LEFT}" x2="{self.width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            text = escape(shown(value, what.unit))
-            yield f'<text class="n" x="{_LEFT - 4}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+            yield f'<text class="n" x="{_LEFT - 4}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
         if self.end <= self.begin:
             return
         for passed in ticks(0.0, self.end - self.begin, 4)[:-1]:

@@ -19,7 +19,6 @@ from llmtrain_operator.state import NodeView, PodView, Resources
 
 PODS: Final = "pods"
 _HOST: Final = "kubernetes.io/hostname"
-_ENDED: Final = ("Failed", "Succeeded")
 _REPELLING: Final = ("NoSchedule", "NoExecute")
 
 
@@ -157,7 +156,7 @@ class Inventory:
 
 
 def _holds(pod: PodView) -> bool:
-    return bool(pod.node) and pod.phase not in _ENDED
+    return bool(pod.node) and not pod.ended
 
 
 def _usable(node: NodeView) -> bool:

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from llmtrain_operator import podset
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.autoscale import limits
-from llmtrain_operator.autoscale.records import Sample
 from llmtrain_operator.autoscale.sharing import Claim, share
 from llmtrain_operator.autoscale.throughput import fit
 from llmtrain_operator.capacity import Inventory, Needs
 from llmtrain_operator.conditions import seconds
+from llmtrain_operator.plan.learning import prior, samples
 from llmtrain_operator.state import PodView
 
 _COMMON: Final = frozenset({"cpu", "memory", "ephemeral-storage"})
@@ -70,9 +69,9 @@ def standing(
 ) -> Standing:
     """Of a job as its status and pods are now. `created`: when, as the API server writes times. One that is over or
     suspended asks for nothing."""
-    usable = [pod for pod in pods if not pod.deleting and pod.phase not in podset.ENDED_PHASES]
+    usable = [pod for pod in pods if pod.usable]
     placed = [pod for pod in usable if pod.scheduled]
-    going = [pod for pod in pods if pod.deleting and pod.scheduled and pod.phase not in podset.ENDED_PHASES]
+    going = [pod for pod in pods if pod.deleting and pod.scheduled and not pod.ended]
     bounds = limits(spec)
     wanted = max(spec.nodes.min, min(bounds.cap, status.target_nodes or bounds.cap))
     probe = status.autoscale.probe.members if status.autoscale and status.autoscale.probe else 0
@@ -86,16 +85,11 @@ def standing(
         minimum=0 if idle else spec.nodes.min,
         cap=0 if idle else asked,
         holds=holds,
-        curve=fit(_samples(status)),
+        curve=fit(samples(status), prior(spec) if bounds.enabled else ()),
         least=bounds.min_efficiency,
     )
     most = bounds.cap if bounds.enabled and not idle else claim.cap
     return Standing(claim, needs, max(claim.cap, most), (*placed, *going), spec.nodes.spares)
-
-
-def _samples(status: JobStatus) -> tuple[Sample, ...]:
-    known = status.step_times
-    return tuple(Sample(s.members, s.step_seconds, s.steps, seconds(s.time)) for s in known.sizes) if known else ()
 
 
 class Commons:

@@ -209,6 +209,7 @@ class Controller:
         """What was `seen`, and the job's part of what nodes have room for; the others hear of where it stands."""
         inventory = self._cluster.inventory()
         if spec is None or inventory is None:
+            self._wake_all(self._commons.forget(job.key))  # one that cannot be read asks for nothing
             return seen
         needs = self._needs_of(job, spec)
         created = raw["metadata"].get("creationTimestamp", "")

@@ -181,7 +181,7 @@ def candidates(
     for pod in pods:
         agent = agents.get(pod.uid)
         report = agent.report if agent and agent.connected else None
-        if report is None or report.leaving or pod.deleting or pod.phase in ("Failed", "Succeeded"):
+        if report is None or report.leaving or not pod.usable:
             continue
         if report.state in states and report.store_port and report.round <= number:
             where = report.host, report.store_port, report.flash_port

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from llmtrain_operator.api import RollbackStatus
-from llmtrain_operator.api.status import SamplesStatus
+from llmtrain_operator.api import RollbackStatus, SamplesStatus
 from llmtrain_operator.conditions import timestamp
 from llmtrain_operator.contract.wire import Avoid, Failure, Samples, Void
 

@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 from llmtrain_operator.state import CreatePod, DeletePod, PodView
 
-ENDED_PHASES = ("Failed", "Succeeded")
 OWN_ENDS = frozenset({"Error", "StartError", "ContainerCannotRun", "OOMKilled"})
 """How a pod ends through its own doing rather than its node's."""
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -36,13 +35,9 @@ def slots(
     """The indexes of the `wanted` pods: those to `keep` (the round's) first, then those whose pods have a place,
     then others; always the lowest. So a job that is made smaller because a node is gone loses no member that works.
     """
-    placed = {pod.index for pod in pods if _usable(pod) and pod.scheduled and pod.uid not in given_up}
+    placed = {pod.index for pod in pods if pod.usable and pod.scheduled and pod.uid not in given_up}
     order = dict.fromkeys([*sorted(keep), *sorted(placed), *range(wanted)])
     return tuple(sorted(list(order)[:wanted]))
-
-
-def _usable(pod: PodView) -> bool:
-    return not pod.deleting and pod.phase not in ENDED_PHASES
 
 
 def arrange(
@@ -59,7 +54,7 @@ def arrange(
     by index as a string. `refused`: indexes not to be created now. `given_up`: UIDs of pods that others are to take the
     place of although they look alive, and why.
     """
-    live = _newest(pod for pod in pods if _usable(pod) and pod.uid not in given_up)
+    live = _newest(pod for pod in pods if pod.usable and pod.uid not in given_up)
     delete = tuple(
         DeletePod(pod.name, pod.uid, why)
         for pod in pods
@@ -88,7 +83,7 @@ def _newest(pods: Iterable[PodView]) -> dict[int, PodView]:
 def _superfluous(
     pod: PodView, live: Mapping[int, PodView], indexes: Collection[int], given_up: Mapping[str, str]
 ) -> str:
-    if pod.phase in ENDED_PHASES:
+    if pod.ended:
         return f"it ended ({pod.reason or pod.phase}) and is being replaced"
     if pod.index not in indexes:
         return f"the job wants {len(indexes)} pods"

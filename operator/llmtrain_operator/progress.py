@@ -11,11 +11,8 @@ from typing import Any
 
 from llmtrain_operator.api import JobStatus, ProgressStatus
 from llmtrain_operator.conditions import timestamp
-from llmtrain_operator.contract.wire import Progress
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, Progress
 from llmtrain_operator.state import AgentView
-
-BEFORE_TRAINING = frozenset({"loading", "restoring"})
-"""Phases in which a worker does not yet know where training goes on."""
 
 
 def said(status: JobStatus, agents: Mapping[str, AgentView]) -> list[Progress]:

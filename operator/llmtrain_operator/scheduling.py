@@ -68,7 +68,7 @@ def group_size(spec: JobSpec, pods: Sequence[PodView]) -> int:
     wanted = _of(spec)
     if wanted.gang == "none" and not _kueue(wanted):
         return 0
-    placed = (pod for pod in pods if pod.scheduled and not pod.deleting and pod.phase not in ("Failed", "Succeeded"))
+    placed = (pod for pod in pods if pod.scheduled and pod.usable)
     return next((pod.group_size for pod in placed), spec.nodes.min)
 
 

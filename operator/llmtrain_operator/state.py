@@ -55,6 +55,16 @@ class PodView:
     requests: Resources = ()
     priority: int = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether its containers have ended for good."""
+        return self.phase in ("Failed", "Succeeded")
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is, or may still become, a member: it has not ended and is not being deleted."""
+        return not (self.ended or self.deleting)
+
 
 @dataclass(frozen=True, slots=True)
 class NodeView:

@@ -19,7 +19,7 @@ import pytest
 from dashboards.boards import BOARDS
 from dashboards.panel import Panel
 from dashboards.prometheus import Prometheus, running
-from llmtrain_operator.api.status import (
+from llmtrain_operator.api import (
     CheckpointStatus,
     FlashStatus,
     IncidentStatus,

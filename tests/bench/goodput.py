@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -141,14 +141,14 @@ def main(steps: int, kills: int, seconds: float, parts: tuple[str, ...]) -> None
     """Measure goodput: alone on the machine."""
     clean_up_on_sigterm()
     rows: list[Row] = []
-    every: dict[str, Callable[[], list[Row]]] = {
+    every: dict[str, Callable[[], Iterable[Row]]] = {
         "agreement": lambda: agreement(steps, kills),
         "faults": lambda: faults(seconds),
         "sizes": goodput_sizes.run,
     }
     try:
         for name in parts or every:
-            rows += every[name]()
+            rows.extend(every[name]())
     finally:
         publish("goodput", rows)
 

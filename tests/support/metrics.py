@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmtrain_operator.api.status import (
+from llmtrain_operator.api import (
     CheckpointStatus,
     Condition,
     FlashStatus,

@@ -102,3 +102,14 @@ def test_a_job_that_is_over_asks_for_nothing():
     assert cluster.job("d/high", 0, 1, priority=10, scales=False, completion_time=timestamp(NOW)) == ("d/low",)
     assert cluster.part("d/low") == Part(1)
     assert cluster.commons.forget("d/high") == ("d/low",)
+
+
+def test_how_sure_a_job_is_of_its_step_times_is_known_to_the_others():
+    """A single noisy step says less."""
+
+    def deviation(noise):
+        size = StepTimeStatus(members=2, step_seconds=0.6, steps=1, time=timestamp(NOW), noise=noise)
+        status = JobStatus(step_times=StepTimesStatus(sizes=(size,)))
+        return standing("d/a", "", spec(), status, (), Needs("d/a", ())).claim.curve.deviation(2)
+
+    assert deviation(0.5) > 2 * deviation(0.01)

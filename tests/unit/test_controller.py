@@ -259,3 +259,20 @@ async def test_a_leftover_that_cannot_be_deleted_holds_up_nothing() -> None:
     with pytest.raises(Rejected):
         await controller_of(cluster).reconcile(KEY)
     assert cluster.created == ["j-0-1"]
+
+
+async def test_a_job_that_cannot_be_read_any_more_keeps_nothing_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it asked for when it was last read is not held against them."""
+    cluster = OneJob()
+    monkeypatch.setattr(cluster, "inventory", Inventory)
+    controller = controller_of(cluster)
+    forgotten: list[str] = []
+    monkeypatch.setattr(controller._commons, "forget", lambda key: forgotten.append(key) or ())
+    await controller.reconcile(KEY)
+    assert not forgotten
+    cluster.raw["spec"]["nodes"] = {"min": "many"}
+    cluster.raw["metadata"]["generation"] = 2
+    await controller.reconcile(KEY)
+    assert forgotten == [KEY]

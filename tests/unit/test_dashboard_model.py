@@ -56,6 +56,8 @@ def test_a_status_of_another_version_is_shown_as_unreadable() -> None:
     [
         pytest.param("Durable", "False", {}, True, id="no storage"),
         pytest.param("Durable", "True", {}, False, id="storage"),
+        pytest.param("Fits", "False", {}, True, id="too big for its memory"),
+        pytest.param("Tracked", "False", {}, True, id="a tracker in trouble"),
         pytest.param("Degraded", "True", {}, True, id="degraded"),
         pytest.param("Degraded", "True", {"completionTime": WHEN}, False, id="degraded, but over"),
         pytest.param("ObjectivesMet", "False", {"completionTime": WHEN}, True, id="objectives missed, also when over"),

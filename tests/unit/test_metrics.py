@@ -6,7 +6,7 @@ import time
 import aiohttp
 import pytest
 
-from llmtrain_operator.api.status import (
+from llmtrain_operator.api import (
     CheckpointStatus,
     Condition,
     FlashStatus,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dashboards.boards import BOARDS
 from dashboards.panel import Panel, Query
 from dashboards.pictures import svg, take
-from dashboards.pictures.scale import shown, ticks
+from dashboards.pictures.scale import labels, shown, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 RISING = svg.Line("a < b & c", tuple((1000.0 + i, float(i)) for i in range(11)))
@@ -69,6 +69,11 @@ def test_the_marks_of_an_axis_enclose_its_values_and_are_few(least, size):
     assert 2 <= len(marks) <= 8
     steps = [after - before for before, after in itertools.pairwise(marks)]
     assert max(steps) - min(steps) <= 1e-6 * max(abs(least), size)
+
+
+def test_marks_have_as_many_digits_as_tell_them_apart():
+    assert labels([0.0, 0.5, 1.0], "s") == ["0 s", "500 ms", "1 s"]
+    assert labels([9.998e-4, 9.999e-4, 1e-3], "none") == ["9.998e-4", "9.999e-4", "0.001"]
 
 
 def test_a_line_goes_from_left_to_right_and_up():

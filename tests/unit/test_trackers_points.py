@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmtrain_operator.contract.wire import Flash, Progress
 from llmtrain_trainer.trackers import points
-from llmtrain_trainer.trackers.points import CARRIED, Pending, Point
+from llmtrain_trainer.trackers.points import CARRIED, FIELDS, Pending, Point
 
 DONE = Progress(rank=0, round=3, step=20, loss=2.5, learning_rate=1e-3, validation_loss=2.25, perplexity=9.5)
 
@@ -68,7 +69,7 @@ def test_a_step_is_final_once_it_is_committed(flash, suspect, final):
 @given(
     st.integers(1, 2**40),
     st.floats(0, 1e10),
-    st.dictionaries(st.text(max_size=9), st.floats(allow_nan=False), max_size=3),
+    st.dictionaries(st.sampled_from([*FIELDS.values(), "job/workers"]), st.floats(allow_nan=False)),
 )
 def test_a_point_comes_back_as_it_was(step, time, values):
     """Through the text that goes to the tracker and into snapshots."""
@@ -104,3 +105,14 @@ def test_what_is_carried_is_bounded():
         pending.note(_point(step))
     steps = [step for step, _ in pending.beyond(0)]
     assert steps == list(range(2 * CARRIED, 3 * CARRIED))
+
+
+def test_what_is_carried_is_short_and_nothing_in_it_is_escaped():
+    """It is in the header of each snapshot, which is JSON, as long as a tracker answers nobody."""
+    pending = Pending()
+    values = dict.fromkeys((*FIELDS.values(), "job/workers"), 1234.5678901234567)
+    for step in range(1, CARRIED + 1):
+        pending.note(Point(step, 1.8e9 + step, values))
+    carried = pending.carried()
+    assert len(json.dumps(carried)) == len(carried) + CARRIED + 1  # a quote at each end, a backslash at each line's
+    assert len(carried) < 1.1e6

@@ -4,37 +4,28 @@ The models are the truth. `crd` turns them into crds/llmtrainjobs.yaml, `validat
 """
 
 from llmtrain_operator.api.spec import JobSpec, Objectives
-from llmtrain_operator.api.status import (
+from llmtrain_operator.api.status.autoscale import (
     AutoscaleStatus,
-    AvoidedNodeStatus,
     CapacityLossStatus,
-    CheckpointStatus,
-    Condition,
-    EndingStatus,
-    FailureStatus,
-    FlashStatus,
-    HistoryStatus,
-    HolderStatus,
-    IncidentStatus,
-    JobStatus,
-    LeavingNodeStatus,
-    LLMTrainJob,
-    MemberStatus,
-    NodeFailureStatus,
     ProbeRefusedStatus,
     ProbeStatus,
-    ProgressStatus,
-    RejectionStatus,
-    ReplacedStatus,
-    RollbackStatus,
-    RoundStatus,
     ScalingStatus,
-    SegmentStatus,
     StepTimesStatus,
     StepTimeStatus,
+)
+from llmtrain_operator.api.status.condition import Condition
+from llmtrain_operator.api.status.failure import FailureStatus, IncidentStatus, RollbackStatus, SamplesStatus
+from llmtrain_operator.api.status.goodput import HistoryStatus, SegmentStatus, TallyStatus, UnheardStatus
+from llmtrain_operator.api.status.job import JobStatus, LLMTrainJob, State
+from llmtrain_operator.api.status.progress import CheckpointStatus, FlashStatus, HolderStatus, ProgressStatus
+from llmtrain_operator.api.status.round import EndingStatus, LeavingNodeStatus, MemberStatus, RoundStatus
+from llmtrain_operator.api.status.times import Time
+from llmtrain_operator.api.status.trust import (
+    AvoidedNodeStatus,
+    NodeFailureStatus,
+    RejectionStatus,
+    ReplacedStatus,
     StragglerStatus,
-    TallyStatus,
-    UnheardStatus,
 )
 
 __all__ = [
@@ -63,11 +54,14 @@ __all__ = [
     "ReplacedStatus",
     "RollbackStatus",
     "RoundStatus",
+    "SamplesStatus",
     "ScalingStatus",
     "SegmentStatus",
+    "State",
     "StepTimeStatus",
     "StepTimesStatus",
     "StragglerStatus",
     "TallyStatus",
+    "Time",
     "UnheardStatus",
 ]

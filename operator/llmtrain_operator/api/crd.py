@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from llmtrain_operator.api.status import LLMTrainJob
+from llmtrain_operator.api.status.job import LLMTrainJob
 from llmtrain_operator.api.validation import MAX_NAME, NAME_PATTERN, NAME_RULE
 from llmtrain_operator.contract import names
 

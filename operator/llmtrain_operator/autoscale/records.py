@@ -35,7 +35,7 @@ REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 OWN_ACCORD: Final[frozenset[Reason]] = frozenset({"Growing", "Exploring", "Faster", "Inefficient"})
 """Reasons of changes that only the policy asked for: cool-down and pause share count their pauses."""
 
-Source = Literal["unknown", "nodes", "probe", "quota", "clusterAutoscaler"]
+Source = Literal["unknown", "nodes", "probe"]
 
 
 @dataclass(frozen=True, slots=True)

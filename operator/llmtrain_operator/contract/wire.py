@@ -22,6 +22,8 @@ Action = Literal["wait", "run", "save", "stop"]
 STEP_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0)
 """Upper ends of the classes of durations that a worker's steps are counted by, in seconds."""
 Phase = Literal["loading", "restoring", "training", "evaluating", "saving", "exporting", "done"]
+BEFORE_TRAINING: Final[frozenset[Phase]] = frozenset({"loading", "restoring"})
+"""Phases in which a worker does not yet know where training goes on."""
 
 
 class WireError(ValueError):

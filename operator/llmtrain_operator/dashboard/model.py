@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from llmtrain_operator.api.status import (
+from llmtrain_operator.api import (
     Condition,
     FailureStatus,
     HistoryStatus,
@@ -42,12 +42,13 @@ _BAD: Final = {
     "Protected": "False",
     "ObjectivesMet": "False",
     "PreflightPassed": "False",
+    "Fits": "False",
+    "Tracked": "False",
     "Degraded": "True",
     "Straggling": "True",
 }
 # Those that still matter when nothing trains any more.
 _LASTING: Final = frozenset({"Valid", "ObjectivesMet", "Failed"})
-_OVER: Final = frozenset({"Failed", "Succeeded"})
 
 
 class Judged(Shape):
@@ -236,7 +237,7 @@ def _members(each: JobReport) -> Iterator[Member]:
     ranks = {member.uid: rank for rank, member in enumerate(current)}
     for pod in each.pods:
         rank = ranks.get(pod.uid)
-        if rank is None and pod.phase in _OVER and not each.ended:
+        if rank is None and pod.ended and not each.ended:
             continue
         buddies = current[rank].buddies if rank is not None else ()
         yield Member(

@@ -14,10 +14,10 @@ from typing import Any, cast
 
 from llmtrain_operator.api import JobStatus, TallyStatus, UnheardStatus
 from llmtrain_operator.conditions import seconds, timestamp
-from llmtrain_operator.contract.wire import Progress, Spent
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, Progress, Spent
 from llmtrain_operator.goodput import IDLE, Cause, book, goodput, moved, replaced, timeline
 from llmtrain_operator.goodput.rounds import Account, Ground, account, at
-from llmtrain_operator.progress import BEFORE_TRAINING, said
+from llmtrain_operator.progress import said
 from llmtrain_operator.state import AgentView
 
 Agents = Mapping[str, AgentView]
@@ -34,7 +34,7 @@ def booked(status: JobStatus, agents: Agents, now: float, held: int) -> dict[str
     if status.round is None:
         tally = status.tally.model_copy(update={"seconds": {}, "lead": None} | _resumes(status))
         ledger = book(status.ledger, _between(status, now), passed)
-        paid = replaced_times(status.accelerator_ledger, status.ledger, ledger, held)
+        paid = _replaced_times(status.accelerator_ledger, status.ledger, ledger, held)
         return {**_fields(status, ledger, paid, tally), "ledger_time": timestamp(now)}
     status = _in_round(status)
     tally = status.tally
@@ -45,7 +45,7 @@ def booked(status: JobStatus, agents: Agents, now: float, held: int) -> dict[str
     else:
         tally = tally.model_copy(update={"seconds": book(tally.seconds, _as_it_seemed(status), passed)})
     ledger = replaced(status.ledger, status.tally.seconds, tally.seconds)
-    paid = replaced_times(status.accelerator_ledger, status.ledger, ledger, _workers(status))
+    paid = _replaced_times(status.accelerator_ledger, status.ledger, ledger, _workers(status))
     paid = book(paid, IDLE, max(0, held - _workers(status)) * passed)
     return {**_fields(status, ledger, paid, tally), "ledger_time": timestamp(now)}
 
@@ -69,11 +69,11 @@ def lost(status: JobStatus, agents: Agents, now: float) -> dict[str, Any]:
         ledger = _unnoticed(status, now)
         tally = status.tally
     after = tally.model_copy(update={"before": before, "seconds": {}})
-    paid = replaced_times(status.accelerator_ledger, status.ledger, ledger, _workers(status))
+    paid = _replaced_times(status.accelerator_ledger, status.ledger, ledger, _workers(status))
     return _fields(status, ledger, paid, after)
 
 
-def replaced_times(
+def _replaced_times(
     paid: Mapping[str, float], before: Mapping[str, float], after: Mapping[str, float], workers: int
 ) -> dict[str, float]:
     """`paid`, accelerator time, with `workers` times what changed in the ledger."""
@@ -149,7 +149,7 @@ def _heard(status: JobStatus, told: Progress, spent: Spent) -> JobStatus:
     steps = told.step - spent.steps - end.step
     done = round(min(steps * end.pace, end.seconds), 3) if steps > 0 else 0.0
     ledger = moved(status.ledger, "detect", "productive", done)
-    paid = replaced_times(status.accelerator_ledger, status.ledger, ledger, end.workers)
+    paid = _replaced_times(status.accelerator_ledger, status.ledger, ledger, end.workers)
     tally = status.tally.model_copy(update={"unheard": None})
     return status.model_copy(update=_fields(status, ledger, paid, tally))
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmtrain_operator.contract.wire import Phase, Progress, Spent
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, Phase, Progress, Spent
 from llmtrain_operator.goodput import Cause, book
-from llmtrain_operator.progress import BEFORE_TRAINING
 
 
 @dataclass(frozen=True, slots=True)

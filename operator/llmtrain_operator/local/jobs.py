@@ -17,7 +17,6 @@ from llmtrain_operator.ports import Rejected
 from llmtrain_operator.state import PodView
 
 _INTERVAL: Final = 0.2
-_ENDED: Final = frozenset({"Failed", "Succeeded"})
 
 
 class LocalJobs:
@@ -47,7 +46,7 @@ class LocalJobs:
         views = [from_dict(PodView, pod) for pod in folder.read("pods") or ()]
         if await control.is_running(folder):
             return views
-        return [pod if pod.phase in _ENDED else replace(pod, phase="Failed", reason="RunEnded") for pod in views]
+        return [pod if pod.ended else replace(pod, phase="Failed", reason="RunEnded") for pod in views]
 
     async def events(self, namespace: str, uid: str) -> list[dict[str, Any]]:
         """The events about the job with this UID."""
@@ -100,8 +99,8 @@ class LocalJobs:
 
     async def _lives(self, job: str, pod: str) -> bool:
         folder = self._folder(job)
-        views = {view["name"]: view for view in folder.read("pods") or ()}
-        return pod in views and views[pod]["phase"] not in _ENDED and await control.is_running(folder)
+        views = {view["name"]: from_dict(PodView, view) for view in folder.read("pods") or ()}
+        return pod in views and not views[pod].ended and await control.is_running(folder)
 
     def _folder(self, job: str) -> RunFolder:
         return RunFolder(self._root / "jobs" / job)

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, get_args
 
-from llmtrain_operator.api import JobStatus
-from llmtrain_operator.api.status import State
+from llmtrain_operator.api import JobStatus, State
 from llmtrain_operator.metrics import conditions, incidents, safety, training
 from llmtrain_operator.metrics.series import Kind
 

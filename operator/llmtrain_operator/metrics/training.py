@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from llmtrain_operator import progress
 from llmtrain_operator.api import JobStatus
+from llmtrain_operator.contract.wire import BEFORE_TRAINING
 from llmtrain_operator.goodput import CAUSES, IDLE, goodput
 from llmtrain_operator.metrics.series import Labelled, Series, Value, counter, counters, gauge, gauges
 
@@ -31,7 +32,7 @@ def members_by_state(status: JobStatus) -> dict[MemberState, int]:
     uids = {member.uid for member in status.round.members} if status.round else set()
     going = uids & {uid for node in status.leaving_nodes for uid in node.pods}
     staying = len(uids) - len(going)
-    loads = status.progress is None or status.progress.phase in progress.BEFORE_TRAINING
+    loads = status.progress is None or status.progress.phase in BEFORE_TRAINING
     return {
         "training": 0 if loads else staying,
         "starting": staying if loads else 0,

@@ -7,7 +7,6 @@ ladder is: finished, invalid, suspended, round lost, round to be formed, round r
 
 from __future__ import annotations
 
-from llmtrain_operator import podset
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import seconds, timestamp
@@ -65,7 +64,7 @@ def _book(run: Draft) -> None:
 
 
 def _identity(run: Draft) -> None:
-    alive = sum(pod.phase not in podset.ENDED_PHASES and not pod.deleting for pod in run.observed.pods)
+    alive = sum(pod.usable for pod in run.observed.pods)
     spare = min(run.spec.nodes.spares + run.probing, max(0, alive - run.wanted))
     run.set(
         observed_generation=run.job.generation,

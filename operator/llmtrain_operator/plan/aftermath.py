@@ -8,7 +8,7 @@ from typing import Literal
 from llmtrain_operator import goodput, incidents, membership, progress
 from llmtrain_operator.api import RollbackStatus
 from llmtrain_operator.conditions import seconds, short
-from llmtrain_operator.contract.wire import Round
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, Round
 from llmtrain_operator.plan.blame import Blame
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.state import AgentView
@@ -97,7 +97,7 @@ def _has_stepped(run: Draft, restored: int) -> bool:
     told = progress.said(run.status, run.observed.agents)
     if not told:
         return run.spec.entrypoint is not None and run.status.best_step == 0
-    return told[0].phase not in progress.BEFORE_TRAINING and (told[0].phase != "training" or told[0].step > restored)
+    return told[0].phase not in BEFORE_TRAINING and (told[0].phase != "training" or told[0].step > restored)
 
 
 def _judge(run: Draft) -> None:

@@ -161,7 +161,7 @@ def _situation(run: Draft, size: int, capacity: Capacity) -> Situation:
         size=size,
         target=run.status.target_nodes,
         steps_left=max(0, told.max_steps - told.step) if told and told.max_steps else None,
-        samples=samples(run),
+        samples=samples(run.status),
         prior=prior(run.spec),
         capacity=capacity,
         changed_at=seconds(state.changed_at) if state.changed_at else None,

@@ -7,7 +7,6 @@ Members that wait for others hold on to what only they have in memory, but not f
 
 from __future__ import annotations
 
-from llmtrain_operator import podset
 from llmtrain_operator.api import JobSpec, JobStatus
 from llmtrain_operator.conditions import seconds
 from llmtrain_operator.plan.draft import Draft
@@ -34,7 +33,7 @@ def _in_the_midst(run: Draft) -> bool:
     """Whether the loss of one more would be one too many: another is just leaving, or each has what nobody else has."""
     stored = run.status.round
     if stored is not None:
-        here = {uid for uid, pod in run.pods.items() if not pod.deleting and pod.phase not in podset.ENDED_PHASES}
+        here = {uid for uid, pod in run.pods.items() if pod.usable}
         return any(member.uid not in here for member in stored.members if not member.succeeded)
     flash, there = run.status.flash, living(run)
     return flash is not None and not all(covered(flash, there - {uid}) for uid in keepers(run))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmtrain_operator import departure, podset
+from llmtrain_operator import departure
 from llmtrain_operator.api import LeavingNodeStatus
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import covered, living, restorable
@@ -34,7 +34,7 @@ def note_departures(run: Draft) -> None:
 
 
 def _usable(run: Draft) -> dict[str, PodView]:
-    return {uid: pod for uid, pod in run.pods.items() if not pod.deleting and pod.phase not in podset.ENDED_PHASES}
+    return {uid: pod for uid, pod in run.pods.items() if pod.usable}
 
 
 def _free_to_go(run: Draft, leaving: Mapping[str, str]) -> dict[str, str]:

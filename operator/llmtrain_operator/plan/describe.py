@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmtrain_operator import progress
-from llmtrain_operator.api.status import State
+from llmtrain_operator.api import State
 from llmtrain_operator.conditions import is_true
 from llmtrain_operator.plan.aftermath import recovered
 from llmtrain_operator.plan.draft import Draft

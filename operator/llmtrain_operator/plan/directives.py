@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmtrain_operator import podset
 from llmtrain_operator.contract.wire import Directive
 from llmtrain_operator.plan.draft import Draft
 
@@ -10,7 +9,7 @@ from llmtrain_operator.plan.draft import Draft
 def direct(run: Draft) -> None:
     current = run.round
     for pod in run.observed.pods:
-        if pod.phase in podset.ENDED_PHASES:
+        if pod.ended:
             continue
         if pod.deleting:
             run.directives[pod.uid] = Directive("stop", "the pod is being deleted")

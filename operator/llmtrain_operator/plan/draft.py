@@ -9,7 +9,7 @@ from typing import Any, Literal
 from llmtrain_operator import membership, numerics, podset, progress
 from llmtrain_operator.api import EndingStatus, JobSpec, JobStatus, RoundStatus
 from llmtrain_operator.conditions import ConditionType, put, seconds
-from llmtrain_operator.contract.wire import Check, Directive, Member, Round
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, Check, Directive, Member, Round
 from llmtrain_operator.state import Action, Event, JobView, Observed, Plan, PodView
 
 ANNOUNCED = 0.25
@@ -58,7 +58,7 @@ class Draft:
 
     def instruct_all(self, action: Literal["wait", "stop"], reason: str, persist: str = "") -> None:
         for pod in self.observed.pods:
-            if pod.phase not in podset.ENDED_PHASES:
+            if not pod.ended:
                 self.directives[pod.uid] = Directive(action, reason, persist=persist)
 
     @property
@@ -101,7 +101,7 @@ class Draft:
     @property
     def paid_for(self) -> int:
         """Workers that there is room for in the pods that have a node, whatever they do."""
-        pods = (pod for pod in self.observed.pods if pod.phase not in podset.ENDED_PHASES)
+        pods = (pod for pod in self.observed.pods if not pod.ended)
         return sum(pod.scheduled for pod in pods) * self.spec.nodes.proc_per_node
 
     @property
@@ -186,7 +186,7 @@ class Draft:
         told = progress.said(self.status, self.observed.agents)
         known = None if self.spec.entrypoint else self.status.progress
         phase = told[0].phase if told else known.phase if known else None
-        return bool(self.spec.entrypoint if phase is None else phase not in progress.BEFORE_TRAINING)
+        return bool(self.spec.entrypoint if phase is None else phase not in BEFORE_TRAINING)
 
     def done(self) -> Plan:
         return Plan(self.status, tuple(self.actions), self.directives, tuple(self.events), self.look_again)

@@ -6,7 +6,7 @@ from llmtrain_operator import progress
 from llmtrain_operator.api import CheckpointStatus
 from llmtrain_operator.conditions import short, timestamp
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Checkpoints, Progress
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, Checkpoints, Progress
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import keepers, restorable
 
@@ -25,7 +25,7 @@ def note_checkpoints(run: Draft) -> None:
 
 def _newer(old: CheckpointStatus, told: Progress, said: Checkpoints, now: float) -> CheckpointStatus:
     """`old` with what a worker says. Until it trains it does not know what is in the storage."""
-    settled = told.phase not in progress.BEFORE_TRAINING or said.restored_step is not None
+    settled = told.phase not in BEFORE_TRAINING or said.restored_step is not None
     step = said.step if settled or said.step is not None else old.step
     same = step == old.step
     failed = bool(said.error) or (same and bool(old.error))

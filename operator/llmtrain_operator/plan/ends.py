@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from llmtrain_operator import podset
 from llmtrain_operator.api.validation import Problem
 from llmtrain_operator.conditions import ConditionType, find, seconds, short, timestamp
 from llmtrain_operator.contract import names
+from llmtrain_operator.contract.wire import BEFORE_TRAINING
 from llmtrain_operator.plan.aftermath import end_incident
 from llmtrain_operator.plan.draft import Draft
 from llmtrain_operator.plan.flash import last_gasp
-from llmtrain_operator.progress import BEFORE_TRAINING, between_rounds
+from llmtrain_operator.progress import between_rounds
 from llmtrain_operator.state import DeleteJob, DeletePod
 
 MOST_SHOWN = 120
@@ -26,7 +26,7 @@ def finished(run: Draft) -> None:
     assert run.status.completion_time is not None
     since = run.now - seconds(run.status.completion_time)
     run.instruct_all("stop", f"the job is {run.status.state}", last_gasp(run))
-    lingering = [pod for pod in run.observed.pods if pod.phase not in podset.ENDED_PHASES and not pod.deleting]
+    lingering = [pod for pod in run.observed.pods if pod.usable]
     for pod in lingering:
         if pod.phase == "Pending" or since >= STOP_PATIENCE:
             run.actions.append(DeletePod(pod.name, pod.uid, f"the job is {run.status.state}"))

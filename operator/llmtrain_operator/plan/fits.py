@@ -27,8 +27,10 @@ def _verdict(run: Draft) -> Fit | None:
     """Of the members wanted; if these fit and the fewest that may train do not, that is said too."""
     known = min(run.observed.accelerator_memory.values(), default=None)
     now = fits(run.spec, run.wanted, known)
+    if now is None or not now.value or run.wanted == run.spec.nodes.min:
+        return now
     fewest = fits(run.spec, run.spec.nodes.min, known)
-    if now is None or fewest is None or not now.value or fewest.value:
+    if fewest is None or fewest.value:
         return now
     text = f"{now.message}; with only nodes.min ({run.spec.nodes.min}) members {fewest.message}"
     return Fit(True, "FitsUnlessFewer", text, fewest.needed, fewest.there)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from llmtrain_operator import progress
 from llmtrain_operator.api import FlashStatus, HolderStatus, RoundStatus
 from llmtrain_operator.conditions import short
-from llmtrain_operator.contract.wire import Flash, Member, Progress
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, Flash, Member, Progress
 from llmtrain_operator.plan.draft import Draft
 
 LAG = 20
@@ -110,7 +110,7 @@ def _newer(old: FlashStatus, told: Progress, said: Flash, now_held: tuple[Holder
     holders, committed, copies = old.holders, old.committed_step, old.copies
     if said.committed is not None:
         committed, copies, holders = said.committed, said.copies, now_held
-    elif said.kept is None and told.phase not in progress.BEFORE_TRAINING:
+    elif said.kept is None and told.phase not in BEFORE_TRAINING:
         holders, committed, copies = (), None, 0  # of the rounds before nothing is left
     return FlashStatus(
         step=said.step,

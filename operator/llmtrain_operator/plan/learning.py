@@ -12,6 +12,7 @@ from typing import Final
 from llmtrain_operator.api import (
     AutoscaleStatus,
     JobSpec,
+    JobStatus,
     ProgressStatus,
     ScalingStatus,
     StepTimesStatus,
@@ -32,10 +33,9 @@ _FRESH: Final = 0.5
 """Weight of the newest pause in what a pause usually takes."""
 
 
-def samples(run: Draft) -> tuple[Sample, ...]:
+def samples(status: JobStatus) -> tuple[Sample, ...]:
     """What was learned so far."""
-    known = run.status.step_times
-    sizes = known.sizes if known else ()
+    sizes = status.step_times.sizes if status.step_times else ()
     return tuple(Sample(s.members, s.step_seconds, s.steps, seconds(s.time), s.noise) for s in sizes)
 
 
@@ -69,7 +69,7 @@ def _with(run: Draft, current: Round, known: StepTimesStatus, newest: float) -> 
         return known.model_copy(update={"recent": recent})
     size, typical = len(current.members), median(recent)
     _compare(run, size, typical)
-    found = observed(samples(run), size, typical, len(recent), run.now)
+    found = observed(samples(run.status), size, typical, len(recent), run.now)
     return known.model_copy(update={"recent": (), "sizes": tuple(map(_kept, found))})
 
 
@@ -89,7 +89,9 @@ def _resumed(run: Draft, current: Round, before: StepTimesStatus, told: Progress
     if state is None or last is None or last.pause_seconds is not None or not before.told_at or not told.updated_at:
         return
     # The first step of a round takes longer than others: that is part of the pause.
-    usual = next((s.step_seconds for s in samples(run) if s.members == last.from_nodes), told.step_seconds or 0.0)
+    usual = next(
+        (s.step_seconds for s in samples(run.status) if s.members == last.from_nodes), told.step_seconds or 0.0
+    )
     worked = max(1, told.step - before.step) * min(usual, told.step_seconds or 0.0)
     pause = round(max(0.0, seconds(told.updated_at) - seconds(before.told_at) - worked), 3)
     mean = pause if state.pause_seconds is None else _FRESH * pause + (1 - _FRESH) * state.pause_seconds
@@ -101,7 +103,7 @@ def _resumed(run: Draft, current: Round, before: StepTimesStatus, told: Progress
 def _compare(run: Draft, size: int, now: float) -> None:
     """A change of size is measured: what it brought, beside what was predicted."""
     state, last = run.status.autoscale, _newest(run, size)
-    before = next((s.step_seconds for s in samples(run) if last and s.members == last.from_nodes), None)
+    before = next((s.step_seconds for s in samples(run.status) if last and s.members == last.from_nodes), None)
     if state is None or last is None or last.achieved_speedup is not None or before is None:
         return
     speedup = round(before / now, 3)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmtrain_operator import failure, podset, preflight
+from llmtrain_operator import failure, preflight
 from llmtrain_operator.api import RejectionStatus
 from llmtrain_operator.conditions import seconds, short, timestamp
 from llmtrain_operator.contract.wire import Check, Neighbour, Preflight, Report
@@ -59,7 +59,7 @@ def _measuring(run: Draft) -> list[_Node]:
     for pod in run.observed.pods:
         agent = run.observed.agents.get(pod.uid)
         report = agent.report if agent else None
-        if not pod.deleting and pod.phase not in podset.ENDED_PHASES and agent and report and report.preflight:
+        if pod.usable and agent and report and report.preflight:
             nodes.append(_Node(pod, agent, report, report.preflight))
     return sorted(nodes, key=_place)
 

@@ -31,11 +31,7 @@ LONG_AGAIN: Final = 3600.0
 def usable(run: Draft) -> list[PodView]:
     """The pods that count: those being deleted or given up do not."""
     gone = run.given_up
-    return [
-        pod
-        for pod in run.observed.pods
-        if not pod.deleting and pod.phase not in podset.ENDED_PHASES and pod.uid not in gone
-    ]
+    return [pod for pod in run.observed.pods if pod.usable and pod.uid not in gone]
 
 
 def placed(run: Draft) -> int:

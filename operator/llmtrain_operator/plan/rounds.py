@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from llmtrain_operator import buddies, failure, incidents, membership, numerics, progress
-from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RollbackStatus, RoundStatus
-from llmtrain_operator.api.status import State
+from llmtrain_operator.api import FailureStatus, JobStatus, MemberStatus, RollbackStatus, RoundStatus, State
 from llmtrain_operator.conditions import find, seconds, short, timestamp
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, Member, Round

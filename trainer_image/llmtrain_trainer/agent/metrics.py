@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from llmtrain_operator.contract.wire import STEP_BOUNDS, Progress
+from llmtrain_operator.contract.wire import BEFORE_TRAINING, STEP_BOUNDS, Progress
 from llmtrain_trainer.agent.environment import Environment
 from llmtrain_trainer.agent.membership import Membership
 
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 CLASSES: Final = len(STEP_BOUNDS) + 1
 """Of durations that steps are counted by; a trainer that has others is of another version, and not counted."""
-_BEFORE_TRAINING: Final = frozenset({"loading", "restoring"})
-"""Phases in which a worker does not yet know where training goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Book:
             if said.round > self._round:
                 self._past, self._said, self._round = _plus(self._past, self._said.values()), {}, said.round
             self._said[said.rank] = said
-            if said.rank == min(self._said) and said.phase not in _BEFORE_TRAINING:
+            if said.rank == min(self._said) and said.phase not in BEFORE_TRAINING:
                 self._trained = said
 
     def workers(self) -> list[Progress]:

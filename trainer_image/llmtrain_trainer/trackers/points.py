@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import Final
 
 from llmtrain_operator.contract import wire
 
-CARRIED: Final = 256
-"""Points that a snapshot carries at most, and that wait at most for their step to be committed."""
+CARRIED: Final = 4096
+"""Points that a snapshot carries at most: an hour of a tracker that does not answer, where a step takes a second."""
+WAITING: Final = 256
+"""Points that wait at most for their step to be committed."""
 
 FIELDS: Final = {
     "loss": "train/loss",
@@ -29,6 +30,9 @@ FIELDS: Final = {
 }
 """Fields of `wire.Progress`, and the names under which trackers show them."""
 _WORKERS: Final = "job/workers"
+_LETTERS: Final = dict(zip("abcdefghijkl", (*FIELDS.values(), _WORKERS), strict=True))
+"""Names as snapshots have them, which may carry thousands of points each step: what a letter means must not change."""
+_LETTER_OF: Final = {name: letter for letter, name in _LETTERS.items()}
 _OF_EVALUATIONS: Final = ("validation_loss", "perplexity")
 
 
@@ -41,14 +45,15 @@ class Point:
     values: dict[str, float]
 
     def encode(self) -> str:
-        """As one line of JSON."""
-        return json.dumps([self.step, round(self.time, 3), self.values], separators=(",", ":"))
+        """As one line without anything that JSON would escape."""
+        values = " ".join(f"{_LETTER_OF[name]}{value!r}" for name, value in self.values.items())
+        return f"{self.step} {self.time:.3f} {values}"
 
     @classmethod
     def decode(cls, text: str) -> Point:
         """The inverse of `encode`."""
-        step, time, values = json.loads(text)
-        return cls(step, time, values)
+        step, time, *values = text.split()
+        return cls(int(step), float(time), {_LETTERS[each[0]]: float(each[1:]) for each in values})
 
 
 def point(progress: wire.Progress, workers: int, time: float, *, evaluated: bool) -> Point:

@@ -71,9 +71,9 @@ class Tracking:
         self._tell()
 
     def _hand_on(self, final: int) -> None:
-        """Those that are final, and the oldest of more than can be carried."""
+        """Those that are final, and the oldest of more than are to wait for that."""
         waiting = self._pending.beyond(self._handed)
-        surplus = len(waiting) - points.CARRIED + 1
+        surplus = len(waiting) - points.WAITING + 1
         for number, (step, text) in enumerate(waiting):
             if step > final and number >= surplus:
                 break
