@@ -21,9 +21,10 @@ $(UV):
 	python3 -m venv $(@D)/..
 	$(@D)/pip install -q uv==$(UV_VERSION)
 
+# Compiled here: where Python is told to write no bytecode each start would compile all of torch.
 .venv/.installed: requirements/dev.txt pyproject.toml | $(UV)
 	$(UV) venv -q --allow-existing --python python3 .venv
-	$(UV) pip sync -q --python $(PY) --require-hashes requirements/dev.txt
+	$(UV) pip sync -q --compile-bytecode --python $(PY) --require-hashes requirements/dev.txt
 	$(UV) pip install -q --python $(PY) --no-deps -e .
 	touch $@
 
