@@ -94,7 +94,8 @@ def lived(life: goodput_nodes.Life, factor: int) -> list[Row]:
     rest = {cause: round(lasted, 1) for cause, lasted in ledger.items() if lasted}
     whole, later = goodput(ledger) or 0.0, goodput(since) or 0.0
     asked = ("100 recoveries: >= 95", whole >= _ASKED) if factor == max(goodput_nodes.FACTORS) else ("", None)
-    told = f"{life.faults} faults in {sum(ledger.values()):.0f} s, ideal {ideal:.1%}; {rest}"
+    step = life.status["progress"]["stepSeconds"]
+    told = f"{life.faults} faults in {sum(ledger.values()):.0f} s, steps of {step:.2f} s, ideal {ideal:.1%}; {rest}"
     return [
         Row(f"{title}: goodput since the job was applied", whole * 100, "%", *asked, told),
         Row(f"{title}: goodput since its first steps", later * 100, "%", "", None, f"ideal {ideal:.1%}"),

@@ -22,8 +22,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "OPENB
 PATIENCE = 60.0
 
 
-def started():
-    zygote = Zygote({**ENVIRONMENT, "ONLY_THE_ZYGOTES": "1"}, "forked")
+def started(*program):
+    zygote = Zygote({**ENVIRONMENT, "ONLY_THE_ZYGOTES": "1"}, *program)
     deadline = time.monotonic() + PATIENCE
     while not zygote.ready and not zygote.gone and time.monotonic() < deadline:
         zygote.listen(1.0)
@@ -33,7 +33,7 @@ def started():
 
 @pytest.fixture(scope="module")
 def zygote():
-    made = started()
+    made = started("-m", "forked")
     yield made
     made.close()
 
@@ -88,6 +88,39 @@ def test_it_ends_as_python_ends(zygote, tmp_path, arguments, code):
     assert ("ValueError: its own words" in output.paths[1].read_text()) == bool(code)
 
 
+SCRIPT = """
+import json, pickle, sys
+early = "torch" in sys.modules
+
+import torch
+import helper
+
+class Own: ...
+
+if sys.argv[1:] == ["raise"]:
+    raise ValueError("its own words")
+own = pickle.loads(pickle.dumps(Own())).__class__ is Own
+print(json.dumps([early, __name__, __file__, sys.argv, sys.path[0], helper.__file__, own]))
+"""
+
+
+def test_a_script_is_what_python_would_make_of_it(tmp_path):
+    """But that torch is there already. A traceback tells of the script alone."""
+    script, helper = tmp_path / "script.py", tmp_path / "helper.py"
+    script.write_text(SCRIPT)
+    helper.write_text("")
+    made = started(str(script))
+    done, failed = Output(tmp_path, "done"), Output(tmp_path, "failed")
+    assert made.fork(["a", "b"], ENVIRONMENT, done.fds()).wait(PATIENCE) == 0
+    assert made.fork(["raise"], ENVIRONMENT, failed.fds()).wait(PATIENCE) == 1
+    made.close()
+    path = str(script)
+    assert done.said() == [True, "__main__", path, [path, "a", "b"], str(tmp_path), str(helper), True]
+    told = failed.paths[1].read_text().splitlines()
+    assert (told[0], told[-1]) == ("Traceback (most recent call last):", "ValueError: its own words")
+    assert [line for line in told if "File" in line] == [f'  File "{path}", line 11, in <module>']
+
+
 def test_signals_reach_it_and_its_end_is_told_by_their_numbers(zygote, tmp_path):
     """The group is there as soon as the number is known; a wait for one that lives comes to an end."""
     output = Output(tmp_path)
@@ -117,7 +150,7 @@ def test_a_fork_costs_no_imports(zygote, tmp_path):
 
 def test_workers_die_with_the_zygote_and_it_says_so(tmp_path):
     """Nobody else is their parent; their agent must not believe that they train on."""
-    other = started()
+    other = started("-m", "forked")
     output = Output(tmp_path)
     worker = other.fork(["sleep"], ENVIRONMENT, output.fds())
     output.until("asleep")
@@ -138,7 +171,7 @@ def test_workers_die_with_the_zygote_and_it_says_so(tmp_path):
 def test_the_zygote_dies_with_its_agent():
     """Also if that gets a SIGKILL; nothing is left that holds a pod's memory."""
     program = (
-        "import os, time; from llmtrain_trainer.agent.zygote import Zygote; z = Zygote(os.environ, 'forked')\n"
+        "import os, time; from llmtrain_trainer.agent.zygote import Zygote; z = Zygote(os.environ, '-m', 'forked')\n"
         "print(z._process.pid, flush=True); time.sleep(600)"
     )
     agent = subprocess.Popen([sys.executable, "-c", program], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
@@ -154,7 +187,7 @@ def test_the_zygote_dies_with_its_agent():
 
 def test_one_that_cannot_import_is_gone_and_not_waited_for():
     """A user's image may lack something: the agent starts its workers anew, and these say what is missing."""
-    broken = Zygote(ENVIRONMENT, "no.such.module")
+    broken = Zygote(ENVIRONMENT, "-m", "no.such.module")
     deadline = time.monotonic() + PATIENCE
     while not broken.gone and time.monotonic() < deadline:
         broken.listen(1.0)
@@ -231,7 +264,7 @@ def test_a_process_number_that_is_used_again_is_another_workers(zygote):
 
 def test_without_a_zygote_torchs_agent_gets_a_new_process(tmp_path, caplog):
     """And the log says why it took so long."""
-    ended = Zygote(ENVIRONMENT, "forked")
+    ended = Zygote(ENVIRONMENT, "-m", "forked")
     ended.close()
     started_one = handler(ended, tmp_path, ["exit", "4"])
     assert isinstance(started_one, SubprocessHandler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -174,9 +175,10 @@ class Director:
         return text
 
     def worker_pids(self, uid: str) -> list[int]:
-        """The agent's worker processes, in order of their start."""
-        children = Path(f"/proc/{self.agents[uid].pid}/task").glob("*/children")
-        return sorted(int(pid) for listing in children for pid in listing.read_text().split())
+        """The agent's worker processes, in order of their start: its zygote's, and those that it has started itself."""
+        own = _children(self.agents[uid].pid)
+        zygotes = {pid for pid in own if _command(pid).startswith("llmtrain-zygote")}
+        return sorted({*own, *(pid for zygote in zygotes for pid in _children(zygote))} - zygotes)
 
     def _on_update(self, update: wire.AgentUpdate) -> None:
         self.history.append(update)
@@ -194,3 +196,14 @@ class Director:
         except subprocess.TimeoutExpired:
             agent.kill()
             agent.wait()
+
+
+def _children(pid: int) -> list[int]:
+    listings = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for listing in listings for child in listing.read_text().split()]
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""

@@ -1,9 +1,10 @@
 """The process that a pod's workers are forked from: what they import it has imported, so a restart costs no imports.
 
-`python -m llmtrain_trainer.zygote FD PARENT MODULE`, started by the agent (`agent.zygote`), which asks by the socket FD
-for workers and hears there how they end. A worker begins as `python -m MODULE` would: its own environment, output,
-process group and random numbers. Guarantee: it is forked only from a process of one thread that has not touched
-an accelerator, else the agent is told why not; nobody here outlives the agent, nor a worker this process.
+`python -m llmtrain_trainer.zygote FD PARENT -m MODULE` or `... SCRIPT`, started by the agent (`agent.zygote`), which
+asks by the socket FD for workers and hears there how they end. A worker begins as `python -m MODULE` or `python SCRIPT`
+would: its own environment, output, process group and random numbers. Guarantee: it is forked only from a process of one
+thread that has not touched an accelerator, else the agent is told why not; nobody here outlives the agent, nor a worker
+this process.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import functools
 import gc
-import importlib
 import json
 import os
 import random
@@ -24,27 +23,13 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from llmtrain_operator.contract import names
+from llmtrain_trainer import preload
 from llmtrain_trainer.orphans import die_with
-
-_LAZY: Final = (
-    "deepspeed",
-    "deepspeed.runtime.zero.muon.original_muon",
-    "safetensors.torch",
-    "tokenizers",
-    "torch._dynamo",
-    "torch.distributed.checkpoint",
-    "xxhash",
-)
-"""What training imports only once it runs, by itself or in its libraries."""
-_THREADED: Final = ("mlflow",)
-"""What starts threads when it is imported, as DeepSpeed's autotuner does wherever it is there: nobody can be forked
-from a process that has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,100 +43,56 @@ class Job:
 
 def main(arguments: Sequence[str]) -> None:
     """Serve the agent until it is gone; in a worker, be that."""
-    number, parent, module = int(arguments[0]), int(arguments[1]), arguments[2]
+    number, parent, program = int(arguments[0]), int(arguments[1]), arguments[2:]
     link = socket.socket(fileno=number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the agent, which tells the workers
     die_with(parent)
     _call_itself("llmtrain-zygote")
     began = time.monotonic()
-    preload(module)
+    if program[0] == "-m":
+        preload.trainer(program[1])
+    else:
+        preload.script(Path(program[0]))
     gc.collect()
     gc.freeze()  # a collection would touch every object, and so copy the pages that workers share
     _say(link, {"ready": time.monotonic() - began})
     job = _Forks(link).serve()
     if job is None:
         os._exit(0)  # what was imported has nothing to tidy up here, and some of it would complain
-    run(module, job)
+    run(program, job)
 
 
-def preload(module: str) -> None:
-    """Import what the job's workers will need."""
-    import torch
-
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is first imported
-    with _absent(*_THREADED), _compiled_later():
-        for name in (module, *_LAZY):
-            importlib.import_module(name)
-        with contextlib.suppress(Exception):  # whatever is wrong with the spec, the workers say it in their own words
-            _preload_model(os.environ[names.ENV_SPEC])
-
-
-@contextlib.contextmanager
-def _absent(*modules: str) -> Iterator[None]:
-    """Where these are not imported yet, importing them fails meanwhile, as if they were not installed."""
-    barred = [name for name in modules if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(barred))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in barred:
-            del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _compiled_later() -> Iterator[None]:
-    """Functions that a module hands to `torch.compile` when it is imported are compiled when they are first called.
-    DeepSpeed does that with those of an optimizer that few jobs have, and a seventh of all imports is for it alone."""
-    import torch
-
-    real: Any = torch.compile
-
-    def later(function: Any = None, **options: Any) -> Any:
-        if function is None:
-            return functools.partial(later, **options)
-        if not isinstance(function, types.FunctionType):
-            return real(function, **options)
-        compiled = functools.cache(lambda: real(function, **options))
-        return functools.wraps(function)(lambda *given, **named: compiled()(*given, **named))
-
-    torch.compile = later  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.compile = real
-
-
-def _preload_model(spec: str) -> None:
-    """The code of the job's architecture, which transformers imports when the first one of its kind is made."""
-    import torch
-
-    from llmtrain_trainer import config, models
-
-    class Unknown:
-        vocab_size, eos = 8, 0
-
-    parsed = config.parse(spec)
-    if not parsed.model.pretrained:
-        with torch.device("meta"):
-            models.instantiate(models.model_config(parsed, Unknown()))
-
-
-def run(module: str, job: Job) -> None:
-    """Be the worker; returns or raises as `python -m` would."""
-    _call_itself(sys.executable, "-u", "-m", module, *job.arguments)
+def run(program: Sequence[str], job: Job) -> None:
+    """Be the worker; returns or raises as Python would with this program."""
+    _call_itself(sys.executable, "-u", *program, *job.arguments)
     os.environ.clear()
     os.environ.update(job.environment)
     for target, file in zip((1, 2), job.output, strict=True):
         os.dup2(file, target)
         os.close(file)
-    atexit.register(gc.unfreeze)  # else libraries complain at the end of what was never collected
     random.seed()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
-    sys.argv = [module, *job.arguments]
-    sys.modules.pop(module, None)  # it runs as __main__, and runpy warns of another one
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = [program[-1], *job.arguments]
+    if program[0] == "-m":
+        atexit.register(gc.unfreeze)  # else libraries complain at the end of what was never collected
+        sys.modules.pop(program[1], None)  # it runs as __main__, and runpy warns of another one
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(program[0]).resolve().parent)
+        sys.excepthook = _without_us(program[0])
+        runpy.run_path(program[0], run_name="__main__")
+
+
+def _without_us(script: str) -> Callable[[type[BaseException], BaseException, types.TracebackType | None], None]:
+    """Tracebacks begin in the script, as its author knows them; there is none where it did not begin."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+        while trace and trace.tb_frame.f_code.co_filename != script:
+            trace = trace.tb_next
+        sys.__excepthook__(kind, error.with_traceback(trace), trace)
+
+    return hook
 
 
 class _Forks:

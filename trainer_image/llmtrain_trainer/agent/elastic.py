@@ -23,7 +23,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 
 from llmtrain_operator.contract import names
 from llmtrain_operator.contract.wire import Failure, encode
-from llmtrain_trainer.agent.environment import REFERENCE_COMMAND, runs_reference_trainer
+from llmtrain_trainer.agent.environment import runs_reference_trainer, worker_program
 from llmtrain_trainer.agent.failures import MAX_TRACEBACK, describe, first_to_fail
 from llmtrain_trainer.agent.flash import AgentFlash
 from llmtrain_trainer.agent.forking import forked_from
@@ -158,7 +158,8 @@ class MemberAgent(LocalElasticAgent):
             os.environ[names.ENV_AVOID] = encode(entered.avoid)
             if self._flash:
                 os.environ.update(self._flash.enter(entered))
-        with forked_from(self._zygote, REFERENCE_COMMAND) if self._zygote else contextlib.nullcontext():
+        program = worker_program(self._membership.environment.spec)
+        with forked_from(self._zygote, program) if self._zygote else contextlib.nullcontext():
             pids: dict[int, Any] = super()._start_workers(worker_group)
         self._groups = set(pids.values())
         ranks = {worker.local_rank: worker.global_rank for worker in worker_group.workers}

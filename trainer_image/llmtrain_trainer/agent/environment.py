@@ -13,7 +13,7 @@ from typing import Any
 from llmtrain_operator.contract import names
 
 REFERENCE_TRAINER = "llmtrain_trainer.train"
-REFERENCE_COMMAND = (sys.executable, "-u", "-m", REFERENCE_TRAINER)
+_PYTHON = (sys.executable, "-u")
 
 
 class EnvironmentIncomplete(Exception):  # noqa: N818 - says what happened
@@ -65,10 +65,22 @@ class Environment:
 def worker_command(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """The command of a worker: the user's script or module, else the reference trainer."""
     entrypoint: Mapping[str, Any] = spec.get("entrypoint") or {}
-    arguments = [str(argument) for argument in entrypoint.get("args") or ()]
+    return *worker_program(spec), *(str(argument) for argument in entrypoint.get("args") or ())
+
+
+def worker_program(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The same without its arguments."""
+    entrypoint: Mapping[str, Any] = spec.get("entrypoint") or {}
     if script := entrypoint.get("script"):
-        return sys.executable, "-u", script, *arguments
-    return sys.executable, "-u", "-m", entrypoint.get("module") or REFERENCE_TRAINER, *arguments
+        return *_PYTHON, script
+    return *_PYTHON, "-m", entrypoint.get("module") or REFERENCE_TRAINER
+
+
+def forkable(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a zygote can be for: our trainer, or a script. Empty for a module of the user's: what it needs is not known
+    without importing it, which is for the workers."""
+    module = (spec.get("entrypoint") or {}).get("module")
+    return () if module and module != REFERENCE_TRAINER else worker_program(spec)[len(_PYTHON) :]
 
 
 def runs_reference_trainer(spec: Mapping[str, Any]) -> bool:

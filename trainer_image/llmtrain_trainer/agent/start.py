@@ -12,10 +12,9 @@ import os
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.agent.environment import (
-    REFERENCE_TRAINER,
     Environment,
     EnvironmentIncomplete,
-    runs_reference_trainer,
+    forkable,
     threads_per_worker,
 )
 from llmtrain_trainer.agent.redaction import redactor
@@ -43,8 +42,8 @@ def main() -> int:
         log.error("%s", error)  # noqa: TRY400 - the message is all there is to say
         return 2
     _prepare_workers(environment)
-    forks = runs_reference_trainer(environment.spec) and os.environ.get(names.ENV_ZYGOTE) != OFF
-    zygote = Zygote(os.environ, REFERENCE_TRAINER) if forks else None
+    program = forkable(environment.spec) if os.environ.get(names.ENV_ZYGOTE) != OFF else ()
+    zygote = Zygote(os.environ, *program) if program else None
     from llmtrain_trainer.agent.main import run  # torch, for seconds
 
     return run(environment, zygote)

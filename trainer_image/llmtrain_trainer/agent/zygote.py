@@ -30,11 +30,11 @@ class NotForked(Exception):  # noqa: N818 - it says what happened
 class Zygote:
     """`ready`: it has imported everything. `gone`: it has ended, and its workers with it."""
 
-    def __init__(self, environment: Mapping[str, str], module: str) -> None:
-        """Start one, with this environment, for workers that run `module`."""
-        self._environment, self._module = dict(environment), module
+    def __init__(self, environment: Mapping[str, str], *program: str) -> None:
+        """Start one, with this environment, for workers that run `program`: "-m" and a module, or a script."""
+        self._environment, self._program = dict(environment), program
         self._link, theirs = socket.socketpair()
-        arguments = str(theirs.fileno()), str(os.getpid()), module
+        arguments = str(theirs.fileno()), str(os.getpid()), *program
         command = [sys.executable, "-u", "-m", "llmtrain_trainer.zygote", *arguments]
         with theirs:
             # A session of its own: what is sent to the agent's group is for the agent to pass on.
@@ -78,7 +78,7 @@ class Zygote:
 
     def again(self) -> Zygote | None:
         """Another one in its place; None if this one was never ready: the next would not be either."""
-        return Zygote(self._environment, self._module) if self.ready else None
+        return Zygote(self._environment, *self._program) if self.ready else None
 
     def close(self) -> None:
         """End it."""
