@@ -155,11 +155,12 @@ class Director:
             raise AssertionError(f"not within {within} s; reports: {self.reports}\n{logs}") from None
 
     async def until_state(self, state: wire.AgentState, *uids: str, number: int | None = None, within: float = 120.0):
-        """Wait until all these agents report `state` (in round `number`)."""
+        """Wait until all these agents report `state` (in round `number`); those that join, until they can be in one."""
 
         def there() -> bool:
             found = [self.reports.get(uid) for uid in uids]
-            return all(r and r.state == state and (number is None or r.round == number) for r in found)
+            ready = all(report and (report.store_port or state != "joining") for report in found)
+            return ready and all(r and r.state == state and (number is None or r.round == number) for r in found)
 
         await self.until(there, within)
 
