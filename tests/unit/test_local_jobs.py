@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 
 import pytest
 
@@ -11,6 +12,7 @@ from llmtrain_operator.local.folder import RunFolder
 from llmtrain_operator.local.jobs import LocalJobs
 from llmtrain_operator.local.stored import as_stored, merge_patch
 from llmtrain_operator.ports import Rejected
+from tests.support.planner import pod
 from tests.support.specs import job
 
 STATUS = {"observedGeneration": 1, "state": "Running", "progress": {"step": 4, "maxSteps": 9}}
@@ -97,8 +99,7 @@ async def test_following_a_log_ends_with_its_pod(run, root):
     """Lines come as they are written, the last one though it has no end."""
     file = run.folder.log("j-0-1")
     file.write_text("first\nsec")
-    pod = {"name": "j-0-1", "phase": "Running"}
-    run.folder.write("pods", [pod])
+    run.folder.write("pods", [asdict(pod(0, name="j-0-1"))])
     async with run.serving():
         following = LocalJobs(root).log("", "j-0-1", follow=True)
         assert (await anext(following))[1] == "first"
@@ -106,5 +107,5 @@ async def test_following_a_log_ends_with_its_pod(run, root):
         with file.open("a") as stream:
             stream.write("ond\nlast")
         assert (await waiting)[1] == "second"
-        run.folder.write("pods", [pod | {"phase": "Succeeded"}])
+        run.folder.write("pods", [asdict(pod(0, name="j-0-1", phase="Succeeded"))])
         assert [line async for _, line in following] == ["last"]
