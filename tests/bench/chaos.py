@@ -87,9 +87,8 @@ class Tally:
         ]
 
 
-def campaign(seed: int, faults: int, alone: Result, strike: Strike, say: Callable[[str], None]) -> Tally:
+def campaign(tally: Tally, seed: int, faults: int, alone: Result, strike: Strike, say: Callable[[str], None]) -> None:
     """Jobs until there were so many faults, or until as many jobs as faults did not suffice."""
-    tally = Tally()
     for number in range(faults):
         left = faults - tally.faults.total()
         if left <= 0:
@@ -104,7 +103,6 @@ def campaign(seed: int, faults: int, alone: Result, strike: Strike, say: Callabl
             continue
         wrongs = tally.add(seed + number, result, alone, elastic=elastic)
         say(f"seed {seed + number}: {', '.join(result.faults)}: {'; '.join(wrongs) or 'as undisturbed'}")
-    return tally
 
 
 class Folders:
@@ -213,17 +211,24 @@ def main(seed: int, faults: int, node_faults: int) -> None:
         click.echo(line, err=True)
 
     rows: list[Row] = []
-    if faults:
-        folders = Folders()
-        tally = campaign(seed, faults, folders.alone(), folders.strike, say)
-        folders.close(tally)
-        rows += tally.rows("processes", faults)
-    if node_faults:
-        with Cluster(CLUSTER, print, nodes=MEMBERS) as cluster:
-            nodes = Nodes(cluster)
-            tally = campaign(seed, node_faults, nodes.alone(), nodes.strike, say)
-        rows += tally.rows("nodes", node_faults)
-    publish("chaos", rows)
+    try:
+        if faults:
+            folders, tally = Folders(), Tally()
+            try:
+                campaign(tally, seed, faults, folders.alone(), folders.strike, say)
+            finally:
+                folders.close(tally)
+                rows += tally.rows("processes", faults)
+        if node_faults:
+            tally = Tally()
+            try:
+                with Cluster(CLUSTER, print, nodes=MEMBERS) as cluster:
+                    nodes = Nodes(cluster)
+                    campaign(tally, seed, node_faults, nodes.alone(), nodes.strike, say)
+            finally:
+                rows += tally.rows("nodes", node_faults)
+    finally:  # a campaign of hours that is ended tells of what it has done
+        publish("chaos", rows)
     sys.exit(0 if all(row.met is not False for row in rows) else 1)
 
 
