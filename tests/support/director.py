@@ -159,8 +159,9 @@ class Director:
 
         def there() -> bool:
             found = [self.reports.get(uid) for uid in uids]
-            ready = all(report and (report.store_port or state != "joining") for report in found)
-            return ready and all(r and r.state == state and (number is None or r.round == number) for r in found)
+            return all(r and r.state == state and (number is None or r.round == number) for r in found) and (
+                state != "joining" or all(r and r.store_port for r in found)
+            )
 
         await self.until(there, within)
 

@@ -4,7 +4,14 @@ import pytest
 
 from llmtrain_operator.contract import names
 from llmtrain_trainer.agent import environment
-from llmtrain_trainer.agent.environment import Environment, EnvironmentIncomplete, threads_per_worker, worker_command
+from llmtrain_trainer.agent.environment import (
+    Environment,
+    EnvironmentIncomplete,
+    forkable,
+    runs_reference_trainer,
+    threads_per_worker,
+    worker_command,
+)
 
 POD = {
     names.ENV_JOB: "ns/job",
@@ -70,3 +77,19 @@ def test_a_cgroup_limit_counts(tmp_path):
     assert environment._cpus(quota) == 0.5
     quota.write_text("max 100000\n")
     assert environment._cpus(quota) == environment._cpus(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "program", "ours"),
+    [
+        (None, ("-m", "llmtrain_trainer.train"), True),
+        ({"module": "llmtrain_trainer.train"}, ("-m", "llmtrain_trainer.train"), True),
+        ({"script": "a.py", "args": ["x"]}, ("a.py",), False),
+        ({"module": "theirs"}, (), False),
+    ],
+    ids=["ours", "ours by name", "a script", "a module"],
+)
+def test_our_trainer_and_scripts_are_forked(entrypoint, program, ours):
+    """A module of the user's is not: its imports are for its workers."""
+    spec = {"entrypoint": entrypoint}
+    assert (forkable(spec), runs_reference_trainer(spec)) == (program, ours)

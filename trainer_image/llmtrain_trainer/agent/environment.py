@@ -76,17 +76,16 @@ def worker_program(spec: Mapping[str, Any]) -> tuple[str, ...]:
     return *_PYTHON, "-m", entrypoint.get("module") or REFERENCE_TRAINER
 
 
+def runs_reference_trainer(spec: Mapping[str, Any]) -> bool:
+    """Whether the workers are ours, which know how to save and leave."""
+    return worker_program(spec) == (*_PYTHON, "-m", REFERENCE_TRAINER)
+
+
 def forkable(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """What a zygote can be for: our trainer, or a script. Empty for a module of the user's: what it needs is not known
     without importing it, which is for the workers."""
-    module = (spec.get("entrypoint") or {}).get("module")
-    return () if module and module != REFERENCE_TRAINER else worker_program(spec)[len(_PYTHON) :]
-
-
-def runs_reference_trainer(spec: Mapping[str, Any]) -> bool:
-    """Whether the workers are ours, which know how to save and leave."""
-    entrypoint: Mapping[str, Any] = spec.get("entrypoint") or {}
-    return not entrypoint.get("script") and (entrypoint.get("module") or REFERENCE_TRAINER) == REFERENCE_TRAINER
+    program = worker_program(spec)[len(_PYTHON) :]
+    return program if program[0] != "-m" or runs_reference_trainer(spec) else ()
 
 
 def threads_per_worker(procs: int) -> int:
