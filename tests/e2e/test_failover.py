@@ -9,7 +9,7 @@ from llmtrain_operator.agents import ARRIVAL_GRACE
 from llmtrain_operator.membership import GIVEN_UP
 from tests.e2e.conftest import SYSTEM
 from tests.e2e.test_flash_job import SPREAD, committed, copied
-from tests.e2e.test_job import FOREVER, job, members, until_training, workers
+from tests.e2e.test_job import FOREVER, REQUESTS, job, members, until_training, workers
 from tests.support.kube import Kubectl
 from tests.support.leadership import await_leader, kill
 from tests.support.story import Story
@@ -22,7 +22,7 @@ def test_training_goes_on_without_the_leader_and_with_the_next(kubectl: Kubectl,
     """The leader is killed without a word. The standby follows the job within seconds, in the same round with the same
     workers; a worker that is killed then gives the next round."""
     system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
-    kubectl.apply(job(steps=FOREVER))
+    kubectl.apply(job(steps=FOREVER, template=REQUESTS))
     until_training(kubectl)
     before, pods = kubectl.job("j"), members(kubectl)
     nodes = {pod["spec"]["nodeName"] for pod in pods.values()}

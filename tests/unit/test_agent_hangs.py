@@ -63,6 +63,23 @@ def test_a_worker_that_does_something_is_slow(kind):
     assert life.wait(300) is None
 
 
+@pytest.mark.parametrize("stack", [LOCKED.stack, COLLECTIVE.stack])
+def test_one_that_gets_no_processor_is_not_to_blame(stack):
+    """It stays where it is for want of time to compute. Once it gets that and does nothing with it, it hangs; a busy
+    machine that merely delays its answers protects nobody."""
+    starved = 0.0
+
+    def look():
+        nonlocal starved
+        starved += 0.5 if life.now < 100 else 0.1
+        return Sample(stack, 0, starved)
+
+    life = Life(look)
+    life.steps(*[0.1] * 10)
+    assert life.wait(90) is None
+    assert life.wait(60)
+
+
 def test_one_that_computed_and_then_locked_up_is_found_all_the_same():
     """Every look is compared with the one before."""
     busy = iter([Sample(LOCKED.stack, ticks) for ticks in (0, 100, 200)])

@@ -88,3 +88,15 @@ def test_one_that_is_gone_is_not_asked_either(start, tmp_path, monkeypatch):
     process.send_signal(signal.SIGKILL)
     process.wait(PATIENCE)
     assert looked(watches, {0: process.pid}, monkeypatch, 10.0) is None
+
+
+def test_waiting_for_a_processor_is_told_from_having_nothing_to_do(start):
+    """Two that compute share one processor: each waits for the other; one that sleeps waits for nobody."""
+    pin = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})"
+    busy = "import signal; signal.alarm(20); print('ready', flush=True)\nwhile True: pass"
+    first, _, idle = start(pin, busy), start(pin, busy), start("pass")
+    end = time.monotonic() + PATIENCE
+    while sampling.starved(first.pid) < 0.3:
+        assert time.monotonic() < end
+    assert sampling.starved(idle.pid) < 0.3 * sampling.starved(first.pid)
+    assert sampling.starved(2**22 + 1) == 0.0

@@ -1,4 +1,5 @@
-"""Whether a worker hangs: it takes no step, and two looks find it at the same place, without having computed. Pure.
+"""Whether a worker hangs: it takes no step, and two looks find it at the same place, without having computed though it
+could have. Pure.
 
 How long a step takes is learned from the worker's own; only steps of training are watched, because evaluating, saving
 and exporting take as long as they take, and so does the first step. A worker that waits for others in a collective is
@@ -26,17 +27,21 @@ WAITING: Final = (30.0, 60.0)
 """The same for one that waits for others in a collective, or for the kernel in a call that nothing interrupts."""
 _TICKS: Final = 1
 """Of 10 ms: what a look itself may cost the one that is looked at."""
+_STARVED: Final = 0.25
+"""Share of the time between two looks that one who waited for a processor may be spared: pods that request none get
+next to nothing while others are busy, an operator that starts on their node for one."""
 _COLLECTIVES: Final = ("/torch/distributed/", "/deepspeed/comm/", "/deepspeed/runtime/zero/")
 _BATCHES: Final = "/llmtrain_trainer/data/"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A look at a worker: its main thread's stack, innermost frame first ("" if it gave no answer), and the clock ticks
-    that it has computed."""
+    """A look at a worker: its main thread's stack, innermost frame first ("" if it gave no answer), the clock ticks that
+    it has computed, and the seconds that it could have but had no processor."""
 
     stack: str
     ticks: int
+    starved: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class HangWatch:
             return None
         last, self._last = self._last, (now, sample)
         if last is None or last[1].stack != sample.stack:
+            return None
+        if sample.starved - last[1].starved > _STARVED * (now - last[0]):
             return None
         waits = not sample.stack or any(part in sample.stack for part in _COLLECTIVES)
         computes = sample.ticks - last[1].ticks > _TICKS

@@ -70,7 +70,7 @@ class Watches:
             return None
         del self._asked[local]
         self.stacks[local] = text
-        return self._by_local[local].judge(Sample(main_stack(text), _ticks(pid)), now)
+        return self._by_local[local].judge(Sample(main_stack(text), _ticks(pid), starved(pid)), now)
 
 
 def answers(pid: int) -> bool:
@@ -82,6 +82,15 @@ def answers(pid: int) -> bool:
 def main_stack(text: str) -> str:
     """Of faulthandler's answer the main thread's part, which comes last; innermost frame first."""
     return _HEADING.split(text)[-1].strip("\n")
+
+
+def starved(pid: int) -> float:
+    """Seconds that a process' main thread was ready to compute and had no processor; 0 from a kernel that does not
+    count them."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _ticks(pid: int) -> int:
