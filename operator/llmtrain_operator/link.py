@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import WebSocketException
 
 from llmtrain_operator.clock import boot_time
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_operator.coordinator.bundle import Lead, pack, same
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class CoordinatorLink:
 
     async def _send(self, connection: ClientConnection) -> None:
         while True:
-            await connection.send(wire.encode(Lead(self._leads_until())))
+            await connection.send(codec.encode(Lead(self._leads_until())))
             self._news.clear()
             while self._unsent:
                 job = self._unsent.pop()
@@ -121,8 +121,8 @@ class CoordinatorLink:
 
     def _receive(self, text: str | bytes) -> None:
         try:
-            update = wire.decode(wire.AgentUpdate, text)
-        except wire.WireError as error:
+            update = codec.decode(wire.AgentUpdate, text)
+        except codec.WireError as error:
             log.warning("the coordinator sent something unknown: %s", error)
             return
         self._on_update(update)

@@ -20,7 +20,7 @@ from llmtrain_operator.cluster.client import Client, NotFound
 from llmtrain_operator.cluster.projections import pod_view
 from llmtrain_operator.cluster.reflector import Reflector
 from llmtrain_operator.cluster.resources import LEASES, NODES, PODS
-from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract import codec, names, wire
 from llmtrain_operator.coordinator.bundle import Lead, unpack
 from llmtrain_operator.ports import Conflict
 from llmtrain_operator.state import PodView
@@ -194,7 +194,7 @@ class Fleet:
     async def tell(self, update: wire.AgentUpdate) -> None:
         if self._link:
             with contextlib.suppress(ConnectionClosed):
-                await self._link.send(wire.encode(update))
+                await self._link.send(codec.encode(update))
 
     async def lose(self, pod: PodView) -> None:
         """The pod's node dies and somebody cleans up after it."""
@@ -252,7 +252,7 @@ class Fleet:
     async def _serve(self, connection: ServerConnection) -> None:
         self._link = connection
         for agent, _ in list(self._agents.values()):
-            await connection.send(wire.encode(agent.update()))
+            await connection.send(codec.encode(agent.update()))
         with contextlib.suppress(ConnectionClosed):
             await self._listen(connection)
 

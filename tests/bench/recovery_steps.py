@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_trainer.checkpoint.manifest import Damaged, NewerFormat
 from llmtrain_trainer.flash import slot
 
@@ -166,7 +166,7 @@ class Reports(Steps):
     def _follow(self) -> None:
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
-                self._take(wire.decode(wire.Progress, self._socket.recv(2**16)))
+                self._take(codec.decode(wire.Progress, self._socket.recv(2**16)))
         self._socket.close()
 
     def _take(self, told: wire.Progress) -> None:

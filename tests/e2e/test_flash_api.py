@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_trainer.errors import ConfigError
 from llmtrain_trainer.flash import Checkpointer, callbacks
 
@@ -123,7 +123,7 @@ def test_progress_is_told_to_the_agent(tmp_path, monkeypatch):
             checkpointer.restore()
             checkpointer.step(4, model.weight.sum() * 0 + 2, epoch=0.5)
         agent.setblocking(False)
-        heard = [wire.decode(wire.Progress, agent.recv(65536)) for _ in range(4)]
+        heard = [codec.decode(wire.Progress, agent.recv(65536)) for _ in range(4)]
     assert [(each.phase, each.step, each.loss, each.epoch) for each in heard] == [
         ("loading", 0, None, 0.0),
         ("training", 0, None, 0.0),

@@ -10,7 +10,7 @@ from typing import Any
 from devcluster import charts, config
 from devcluster.cluster import Cluster
 from tests.e2e.conftest import CHART, SYSTEM
-from tests.e2e.test_job import FOREVER, job, members, until_training, workers
+from tests.e2e.test_job import FOREVER, REQUESTS, job, members, until_training, workers
 from tests.support.connections import connections
 from tests.support.kube import Kubectl
 from tests.support.policies import End, Network, Pod
@@ -64,7 +64,7 @@ def test_upgrade_rollback_and_removal_while_a_job_trains(kubectl: Kubectl, insta
     pods go when the CRD goes.
     """
     system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
-    kubectl.apply(job(steps=FOREVER))
+    kubectl.apply(job(steps=FOREVER, template=REQUESTS))
     until_training(kubectl)
     before, pods = state_of(kubectl, installed), operators(system)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 
 ROOT = Path(__file__).parents[2]
 STAGES = (0, 1, 2, 3)
@@ -50,7 +50,7 @@ def paces(tmp_path_factory):
 
 def _last_pace(result):
     assert result["steps"][0]["pace"] is None, "one step is not enough to tell"
-    return wire.from_dict(wire.Pace, result["steps"][-1]["pace"])
+    return codec.from_dict(wire.Pace, result["steps"][-1]["pace"])
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -26,7 +26,7 @@ import torch._inductor.compile_fx
 import transformers
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract import codec, names, wire
 from llmtrain_trainer import data, distributed, sample, train
 from llmtrain_trainer.checkpoint import cadence
 from llmtrain_trainer.config import parse
@@ -44,7 +44,7 @@ class Recorder(Reporter):
     def update(self, **changes):
         """Report, and remember the newest state of each step."""
         super().update(**changes)
-        self.steps[self.progress.step] = wire.encode(self.progress)
+        self.steps[self.progress.step] = codec.encode(self.progress)
 
 
 def record(scenario, rank):
@@ -263,12 +263,12 @@ def follow(events, reports, workers, server):
     seen, losses, begun = [], {}, 0
     for event in events:
         while True:
-            heard = wire.decode(wire.Progress, reports.recv(65536))
+            heard = codec.decode(wire.Progress, reports.recv(65536))
             if heard.rank == 0 and heard.loss is not None and heard.phase == "training":
                 losses[heard.step] = heard.loss
             if heard.rank == len(workers) - 1 and has_come(event, heard, begun):
                 break
-        seen.append(json.loads(wire.encode(heard)))
+        seen.append(json.loads(codec.encode(heard)))
         begun = heard.step
         for pid in workers if event.get("all") else workers[-1:]:
             if "signal" in event:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract import codec, names, wire
 from llmtrain_operator.coordinator.main import server_tls
 from llmtrain_operator.coordinator.server import Coordinator
 from llmtrain_operator.coordinator.telemetry import Telemetry
@@ -152,9 +152,9 @@ async def test_progress_of_the_current_round_is_reported(ground, tmp_path):
         ProgressSocket(tmp_path / "p", membership.on_progress)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
             for text in (
-                wire.encode(wire.Progress(0, 3, step=7, loss=2.5)),
-                wire.encode(wire.Progress(1, 3, step=7, loss=2.5, pace=wire.Pace(1, 0.5, 1.0))),
-                wire.encode(wire.Progress(0, 2, step=99)),
+                codec.encode(wire.Progress(0, 3, step=7, loss=2.5)),
+                codec.encode(wire.Progress(1, 3, step=7, loss=2.5, pace=wire.Pace(1, 0.5, 1.0))),
+                codec.encode(wire.Progress(0, 2, step=99)),
                 "nonsense",
             ):
                 worker.sendto(text.encode(), str(tmp_path / "p"))
@@ -179,7 +179,7 @@ async def test_what_workers_said_last_is_reported_with_their_end(ground, tmp_pat
             await ground.report(lambda r, number=number: r.round == number and r.progress is None)
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
                 for step in range(last - 5, last + 1):
-                    worker.sendto(wire.encode(wire.Progress(0, number, step=step)).encode(), str(tmp_path / "p"))
+                    worker.sendto(codec.encode(wire.Progress(0, number, step=step)).encode(), str(tmp_path / "p"))
             told.drain()
             end()
             report = await ground.report(lambda r: r.state != "running")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_trainer.agent import redaction
 from llmtrain_trainer.agent.failures import MAX_MESSAGE, MAX_TRACEBACK, describe
 from llmtrain_trainer.agent.logs import RankLogs
@@ -105,7 +105,7 @@ def test_what_storage_says(secret, tmp_path) -> None:
     ProgressSocket(tmp_path / "p", got.append)
     said = wire.Checkpoints(error=f"403 for {secret}", error_reason="StorageDenied", skipped=(f"step-1: {secret}",))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
-        worker.sendto(wire.encode(wire.Progress(rank=0, round=1, checkpoints=said)).encode(), str(tmp_path / "p"))
+        worker.sendto(codec.encode(wire.Progress(rank=0, round=1, checkpoints=said)).encode(), str(tmp_path / "p"))
     deadline = time.monotonic() + 10
     while not got and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -10,7 +10,7 @@ from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from llmtrain_operator.clock import boot_time
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_operator.coordinator.bundle import Lead
 from llmtrain_operator.coordinator.keys import with_keys
 from llmtrain_operator.coordinator.main import server_tls
@@ -72,7 +72,7 @@ def station(tmp_path):
 
 def report(uid, **changes):
     fields = {"job": "ns/j", "pod": f"pod-{uid}", "uid": uid, "index": 0, "incarnation": 0, "host": "h"}
-    return wire.encode(wire.Report(**{**fields, "state": "joining", **changes}))
+    return codec.encode(wire.Report(**{**fields, "state": "joining", **changes}))
 
 
 def run(number):
@@ -89,12 +89,12 @@ async def test_reports_go_to_the_controller_and_directives_come_back(station):
     async with station.coordinator(), station.link() as link:
         link.publish(wire.Publish("ns/j", {"a": run(1)}))
         async with station.agent("ns/pod-a/a") as agent:
-            assert wire.decode(wire.Directive, await agent.recv()) == told(1)
+            assert codec.decode(wire.Directive, await agent.recv()) == told(1)
             await agent.send(report("a", store_port=7))
             update = await station.update("a")
             assert (update.namespace, update.report.store_port) == ("ns", 7)
             link.publish(wire.Publish("ns/j", {"a": run(2)}))
-            assert wire.decode(wire.Directive, await agent.recv()) == told(2)
+            assert codec.decode(wire.Directive, await agent.recv()) == told(2)
         assert "ended" in (await station.update("a", connected=False)).detail
 
 
@@ -221,11 +221,11 @@ async def test_a_restarted_coordinator_learns_everything_again(station):
             link = await stack.enter_async_context(station.link())
             link.publish(wire.Publish("ns/j", {"a": run(1)}))
             async with station.agent("ns/pod-a/a") as agent:
-                assert wire.decode(wire.Directive, await agent.recv()) == told(1)
+                assert codec.decode(wire.Directive, await agent.recv()) == told(1)
         async with station.coordinator():
             await listening(station.port)
             async with station.agent("ns/pod-a/a") as agent:
-                assert wire.decode(wire.Directive, await asyncio.wait_for(agent.recv(), 5)) == told(1)
+                assert codec.decode(wire.Directive, await asyncio.wait_for(agent.recv(), 5)) == told(1)
                 await agent.send(report("a"))
                 await station.update("a")
 
@@ -262,12 +262,12 @@ async def test_a_new_term_knows_nothing_of_the_last(station):
         async with station.link() as link:
             link.publish(wire.Publish("ns/j", {"a": wire.Directive("wait", "not in a round yet")}))
             async with station.agent("ns/pod-a/a") as agent:
-                assert wire.decode(wire.Directive, await agent.recv()).action == "wait"
+                assert codec.decode(wire.Directive, await agent.recv()).action == "wait"
         async with station.link() as link, station.agent("ns/pod-a/a") as agent:
             await agent.send(report("a"))
             await station.update("a")
             link.publish(wire.Publish("ns/j", {"a": run(2)}))
-            assert wire.decode(wire.Directive, await agent.recv()) == told(2)
+            assert codec.decode(wire.Directive, await agent.recv()) == told(2)
 
 
 async def test_the_newest_controller_is_the_true_one(station):
@@ -275,7 +275,7 @@ async def test_the_newest_controller_is_the_true_one(station):
     async with station.coordinator(), station.link() as old:
         old.publish(wire.Publish("ns/j", {"a": run(1)}))
         async with unix_connect(str(station.control), uri="ws://coordinator/") as new:
-            await new.send(wire.encode(Lead(boot_time() + 60)))
+            await new.send(codec.encode(Lead(boot_time() + 60)))
             async with asyncio.timeout(5):
                 while old.connected:  # noqa: ASYNC110 - the link tells nobody but its controller
                     await asyncio.sleep(0.01)

@@ -2,17 +2,8 @@ import dataclasses
 
 import pytest
 
-from llmtrain_operator.contract.wire import (
-    Check,
-    Directive,
-    Member,
-    Neighbour,
-    Progress,
-    Publish,
-    Report,
-    Round,
-    WireError,
-)
+from llmtrain_operator.contract.codec import WireError
+from llmtrain_operator.contract.wire import Check, Directive, Member, Neighbour, Progress, Publish, Report, Round
 from llmtrain_operator.coordinator.auth import Identity
 from llmtrain_operator.coordinator.bundle import pack, same, unpack
 from llmtrain_operator.coordinator.directives import Directives

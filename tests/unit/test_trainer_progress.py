@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract import codec, names, wire
 from llmtrain_trainer import progress
 
 
@@ -22,7 +22,7 @@ def test_every_change_is_sent_whole(tmp_path, monkeypatch):
         agent.settimeout(5)
         reporter = progress.Reporter(rank=1, max_steps=20)
         reporter.update(phase="training", step=4, loss=2.5)
-        first, second = (wire.decode(wire.Progress, agent.recv(65536)) for _ in range(2))
+        first, second = (codec.decode(wire.Progress, agent.recv(65536)) for _ in range(2))
     assert first == wire.Progress(rank=1, round=3, phase="loading", max_steps=20)
     assert second.spent is not None, "with the phase it says where its time went"
     second = dataclasses.replace(second, spent=None)
@@ -58,7 +58,7 @@ def test_the_last_word_waits_for_an_agent_that_is_slow(tmp_path, monkeypatch):
         assert not ended.done()
         heard = 0
         while heard < 2000:
-            heard = wire.decode(wire.Progress, agent.recv(65536)).step
+            heard = codec.decode(wire.Progress, agent.recv(65536)).step
         ended.result(5)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract import codec, names, wire
 
 
 def avoid() -> wire.Avoid:
     """Nothing, where nobody tells."""
     given = os.environ.get(names.ENV_AVOID)
-    return wire.decode(wire.Avoid, given) if given else wire.NOTHING
+    return codec.decode(wire.Avoid, given) if given else wire.NOTHING

@@ -14,7 +14,7 @@ import socket
 import threading
 from typing import Any, Final
 
-from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract import codec, names, wire
 from llmtrain_trainer.spending import Spending
 
 LAST_WORD: Final = 1.0
@@ -72,7 +72,7 @@ class Reporter:
     def _send(self) -> None:
         if self._path:
             with contextlib.suppress(OSError):
-                self._socket.sendto(wire.encode(self.progress).encode(), self._path)
+                self._socket.sendto(codec.encode(self.progress).encode(), self._path)
 
 
 def step_line(progress: wire.Progress) -> str:

@@ -3,7 +3,8 @@
 The models are the truth. `crd` turns them into crds/llmtrainjobs.yaml, `validation` finds what a schema cannot say.
 """
 
-from llmtrain_operator.api.spec import JobSpec, Objectives
+from llmtrain_operator.api.recovery import Objectives
+from llmtrain_operator.api.spec import JobSpec
 from llmtrain_operator.api.status.autoscale import (
     AutoscaleStatus,
     CapacityLossStatus,

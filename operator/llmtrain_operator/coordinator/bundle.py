@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec
 from llmtrain_operator.contract.wire import Check, Directive, Publish
 
 
@@ -61,7 +61,7 @@ def pack(publish: Publish) -> str:
         key = key_of(directive)
         uids.setdefault(key, []).append(uid)
         directives[key] = directive
-    return wire.encode(Bundle(publish.job, tuple(Group(directives[key], tuple(found)) for key, found in uids.items())))
+    return codec.encode(Bundle(publish.job, tuple(Group(directives[key], tuple(found)) for key, found in uids.items())))
 
 
 def unpack(text: str | bytes) -> Publish | Lead:
@@ -69,8 +69,8 @@ def unpack(text: str | bytes) -> Publish | Lead:
     try:
         raw = json.loads(text)
     except ValueError as error:
-        raise wire.WireError(f"not JSON: {error}") from error
+        raise codec.WireError(f"not JSON: {error}") from error
     if isinstance(raw, dict) and "until" in raw:
-        return wire.from_dict(Lead, raw)
-    bundle = wire.from_dict(Bundle, raw)
+        return codec.from_dict(Lead, raw)
+    bundle = codec.from_dict(Bundle, raw)
     return Publish(bundle.job, {uid: group.directive for group in bundle.groups for uid in group.uids})

@@ -23,7 +23,7 @@ from websockets.asyncio.server import ServerConnection, broadcast, unix_serve
 from websockets.exceptions import ConnectionClosed
 
 from llmtrain_operator.clock import boot_time
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_operator.coordinator.auth import Authenticator
 from llmtrain_operator.coordinator.bundle import Lead, unpack
 from llmtrain_operator.coordinator.telemetry import Telemetry
@@ -82,7 +82,7 @@ class Coordinator:
             claim = _Claim(boot_time() + FIRST_WORD)
 
             def tell(update: wire.AgentUpdate) -> None:
-                broadcast([controller], wire.encode(update))
+                broadcast([controller], codec.encode(update))
 
             term = Term(self._authenticator, self._deadline, self._telemetry, tell, claim.holds, self._secret)
             async with term.serving(bind(), tls):
@@ -109,7 +109,7 @@ async def _follow(controller: ServerConnection, term: Term, claim: _Claim) -> st
                 text = await controller.recv()
             try:
                 message = unpack(text)
-            except wire.WireError as error:
+            except codec.WireError as error:
                 log.warning("the controller sent something unknown: %s", error)
                 continue
             if isinstance(message, Lead):

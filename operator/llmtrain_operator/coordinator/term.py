@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_operator.coordinator.auth import (
     AuthenticationUnavailable,
     Authenticator,
@@ -147,14 +147,14 @@ class Term:
             session.moved, session.steps = former.moved, former.steps
         self._sessions[identity.uid] = session  # the controller hears of it with its first report
         if directive := self._directives.of(identity.uid):
-            broadcast([connection], wire.encode(directive))
+            broadcast([connection], codec.encode(directive))
         return session
 
     def _receive(self, session: Session, text: str | bytes) -> str | None:
         """Take in a report; returns a complaint if the connection is to be closed."""
         try:
-            report = wire.decode(wire.Report, text)
-        except wire.WireError as error:
+            report = codec.decode(wire.Report, text)
+        except codec.WireError as error:
             return str(error)
         if complaint := contradiction(session.identity, report):
             return complaint
@@ -184,7 +184,7 @@ class Term:
             if session is None or session.connection is None:
                 continue
             key = key_of(directive)
-            text = texts.get(key) or texts.setdefault(key, wire.encode(directive))
+            text = texts.get(key) or texts.setdefault(key, codec.encode(directive))
             broadcast([session.connection], text)
 
     def _tell(self, session: Session) -> None:

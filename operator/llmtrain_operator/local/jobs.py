@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from llmtrain_operator.contract.wire import from_dict
+from llmtrain_operator.contract.codec import from_dict
 from llmtrain_operator.local import control
 from llmtrain_operator.local.folder import RunFolder
 from llmtrain_operator.local.stored import as_left

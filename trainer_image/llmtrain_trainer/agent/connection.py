@@ -21,7 +21,7 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_trainer.agent.dialling import Dialler
 
 log = logging.getLogger(__name__)
@@ -134,8 +134,8 @@ class Connection:
         try:
             async for text in connection:
                 try:
-                    self._on_directive(wire.decode(wire.Directive, text))
-                except wire.WireError as error:
+                    self._on_directive(codec.decode(wire.Directive, text))
+                except codec.WireError as error:
                     log.warning("the coordinator sent something unknown: %s", error)
         finally:
             sender.cancel()
@@ -145,9 +145,9 @@ class Connection:
         with contextlib.suppress(ConnectionClosed):  # the receiving side tells why
             while not self._closing.is_set():
                 self._changed.clear()
-                await connection.send(wire.encode(self._report()))
+                await connection.send(codec.encode(self._report()))
                 await self._pause()
-            await connection.send(wire.encode(self._report()))
+            await connection.send(codec.encode(self._report()))
             await connection.close()
 
     async def _pause(self) -> None:

@@ -22,7 +22,8 @@ from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.api import RendezvousGracefulExitError
 
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure, encode
+from llmtrain_operator.contract.codec import encode
+from llmtrain_operator.contract.wire import Failure
 from llmtrain_trainer.agent.environment import runs_reference_trainer, worker_program
 from llmtrain_trainer.agent.failures import MAX_TRACEBACK, describe, first_to_fail
 from llmtrain_trainer.agent.flash import AgentFlash

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmtrain_operator.contract import names
-from llmtrain_operator.contract.wire import Failure, Samples, WireError, from_dict
+from llmtrain_operator.contract.codec import WireError, from_dict
+from llmtrain_operator.contract.wire import Failure, Samples
 from llmtrain_trainer.agent.redaction import redactor
 
 MAX_MESSAGE: Final = 2_000

@@ -36,8 +36,8 @@ _BATCHES: Final = "/llmtrain_trainer/data/"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A look at a worker: its main thread's stack, innermost frame first ("" if it gave no answer), the clock ticks that
-    it has computed, and the seconds that it could have but had no processor."""
+    """A look at a worker: its main thread's stack, innermost frame first ("" if it gave no answer), the clock ticks
+    that it has computed, and the seconds that it could have but had no processor."""
 
     stack: str
     ticks: int

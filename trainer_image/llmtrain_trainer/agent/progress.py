@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from llmtrain_operator.contract import wire
+from llmtrain_operator.contract import codec, wire
 from llmtrain_trainer.agent.redaction import redactor
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,6 @@ class ProgressSocket:
 
     def _pass_on(self, text: bytes) -> None:
         try:
-            self._on_progress(_without_secrets(wire.decode(wire.Progress, text)))
-        except wire.WireError as error:
+            self._on_progress(_without_secrets(codec.decode(wire.Progress, text)))
+        except codec.WireError as error:
             log.warning("a worker sent something unknown: %s", error)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrain_operator.contract import names, wire
+from llmtrain_operator.contract import codec, names
 from llmtrain_trainer.config import Config
 from llmtrain_trainer.errors import ConfigError, TrainerError
 
@@ -55,8 +55,8 @@ class Standing:
     def from_json(cls, raw: Any) -> Standing:
         """Raises `CheckpointMismatch` for what is none; unknown fields are ignored."""
         try:
-            return wire.from_dict(cls, raw)
-        except wire.WireError as error:
+            return codec.from_dict(cls, raw)
+        except codec.WireError as error:
             raise TrainerError(
                 names.REASON_CHECKPOINT_MISMATCH,
                 f"the checkpoint does not say where training stood ({error}): it was not written by this trainer",
