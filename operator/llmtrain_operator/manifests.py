@@ -247,7 +247,7 @@ def agent_command(*, foreign: bool) -> tuple[str, ...]:
     it starts would keep its devices for the whole grace period.
     """
     if foreign:
-        return f"{AGENT_DIRECTORY}/catatonit", "--", "python3", "-m", "llmtrain_trainer.agent"
+        return f"{AGENT_DIRECTORY}/catatonit", "--", "python3", "-u", "-m", "llmtrain_trainer.agent"
     return "catatonit", "--", "llmtrain-agent"
 
 

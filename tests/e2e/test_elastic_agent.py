@@ -346,7 +346,7 @@ AS_IN_A_POD = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "ca
 
 async def test_orphans_leave_no_zombies_and_the_workers_end_is_known(director, tmp_path):
     """The pod's first process buries the former; the worker's own exit status is the agent's to see."""
-    uid = director.start_agent(0, script("orphans.py"), command=[*AS_IN_A_POD, "-m", "llmtrain_trainer.agent"])
+    uid = director.start_agent(0, script("orphans.py"), command=[*AS_IN_A_POD, "-u", "-m", "llmtrain_trainer.agent"])
     await director.until_state("joining", uid)
     director.run(1, uid)
     await director.until(lambda: failure_of(director, uid, 1))

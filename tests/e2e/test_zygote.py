@@ -80,6 +80,55 @@ def test_a_worker_is_what_a_new_process_would_be_but_for_its_imports(zygote, tmp
     assert outputs[0].paths[1].read_text() == "to stderr\n"
 
 
+AGENT = """
+import os, sys
+import torch
+from llmtrain_trainer.agent.zygote import Zygote
+sys.agents_own = "seen"
+secret = open("/dev/zero")
+made = Zygote({**os.environ, "ONLY_THE_ZYGOTES": "1"}, "-m", "forked", of_this=True)
+while not made.ready and not made.gone:
+    made.listen(1.0)
+assert os.getsid(made._process.pid) == made._process.pid
+code = made.fork(sys.argv[1:], {**os.environ, "RANK": "5"}, (1, 2)).wait(60)
+made.close()
+made.close()
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(("unbuffered", "agents"), [(["-u"], "seen"), ([], None)])
+def test_a_zygote_that_is_forked_from_the_agent_is_like_one_that_was_started(tmp_path, unbuffered, agents):
+    """But that it has what the agent imported. Not where output would be buffered: then it is started."""
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}
+    agent = subprocess.run(
+        [sys.executable, *unbuffered, "-c", AGENT, "exit", "7"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert agent.returncode == 7, agent.stderr
+    _, line = agent.stdout.splitlines()  # the zygote imports what is run here
+    said = json.loads(line)
+    assert said["agents"] == agents
+    assert (said["rank"], said["left"], said["name"], said["interrupt"]) == ("5", None, "__main__", True)
+    assert said["command"] == [sys.executable, "-u", "-m", "forked", "exit", "7"]
+    assert said["path"] == str(tmp_path)
+    assert not [name for name in said["open"] if "zero" in name or "socket" in name]
+    assert said["modules"] == ["deepspeed", "torch._dynamo"]
+    assert agent.stderr == 2 * "to stderr\n"
+
+
+def test_a_long_command_can_be_read_too(zygote, tmp_path):
+    """As one string: `ps` and `pgrep -f` show it like any other."""
+    output = Output(tmp_path)
+    assert zygote.fork(["x" * 1000], ENVIRONMENT, output.fds()).wait(PATIENCE) == 0
+    assert output.said()["command"] == [f"{sys.executable} -u -m forked {'x' * 1000}"]
+
+
 @pytest.mark.parametrize(("arguments", "code"), [([], 0), (["raise"], 1)])
 def test_it_ends_as_python_ends(zygote, tmp_path, arguments, code):
     """Also with an exception, whose traceback is on its own stderr."""

@@ -90,7 +90,7 @@ class Director:
         spec: dict[str, Any],
         *,
         procs: int = 1,
-        command: Sequence[str] = (sys.executable, "-m", "llmtrain_trainer.agent"),
+        command: Sequence[str] = (sys.executable, "-u", "-m", "llmtrain_trainer.agent"),
         **more: str,
     ) -> str:
         """Start a member's agent as the operator's pod would; returns its pod UID."""

@@ -38,7 +38,7 @@ def trainer(**fields):
 def test_the_process_gets_what_the_pod_would_have():
     """Same variables as in a cluster; what the kubelet fills in is filled in; home and path are the user's."""
     found = made(output="pvc://models/out")
-    assert found.command == ("/usr/bin/python", "-m", "llmtrain_trainer.agent")
+    assert found.command == ("/usr/bin/python", "-u", "-m", "llmtrain_trainer.agent")
     told = found.environment
     assert (told[names.ENV_POD_UID], told[names.ENV_POD_IP]) == ("pod-uid", "127.0.0.1")
     assert (told[names.ENV_POD_NAME], told[names.ENV_JOB]) == ("j-1-3", "default/j")

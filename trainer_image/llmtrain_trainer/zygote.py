@@ -64,9 +64,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def run(program: Sequence[str], job: Job) -> None:
     """Be the worker; returns or raises as Python would with this program."""
-    _call_itself(sys.executable, "-u", *program, *job.arguments)
     os.environ.clear()
     os.environ.update(job.environment)
+    _call_itself(sys.executable, "-u", *program, *job.arguments)
     for target, file in zip((1, 2), job.output, strict=True):
         os.dup2(file, target)
         os.close(file)
@@ -165,10 +165,16 @@ def unfit() -> str:
 
 
 def _call_itself(*command: str) -> None:
-    """Be found by this command line in `ps`, as much of it as there is room for."""
-    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
-    text = "\0".join(command).encode()[: end - start - 1]
-    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+    """Be found by this command line in `ps`: as what it is if there is room, else as one string that goes on where the
+    environment was, as setproctitle(3) does it; a worker's is elsewhere by then."""
+    start, end, more, most = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:49])
+    if not start:  # a kernel that does not tell
+        return
+    text = "\0".join(command).encode()
+    if len(text) >= end - start and end == more:
+        text, end = " ".join(command).encode(), most
+    size = end - start
+    ctypes.memmove(start, text[: size - 1].ljust(size, b"\0"), size)
 
 
 def _exactly(link: socket.socket, length: int) -> bytes:

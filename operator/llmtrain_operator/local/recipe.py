@@ -40,7 +40,7 @@ def recipe(pod: Mapping[str, Any], outer: Mapping[str, str], own: Mapping[str, s
             environment[item["name"]] = _value(item, fields, outer)
     command = container.get("command") or []
     if tuple(command) in _OWN_COMMANDS:
-        command = [python, "-m", "llmtrain_trainer.agent"]
+        command = [python, "-u", "-m", "llmtrain_trainer.agent"]
     claims = (volume.get("persistentVolumeClaim") for volume in spec.get("volumes") or ())
     return Recipe(
         command=(*command, *(container.get("args") or ())),

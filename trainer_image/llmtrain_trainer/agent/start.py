@@ -1,6 +1,6 @@
 """The process `llmtrain-agent`: all that a training pod does, below a first process that passes signals on.
 
-Here is what comes before torch: the environment, and the zygote, which imports while the agent does.
+Here is what comes before the agent proper: the environment, and the zygote, which is forked as soon as there is torch.
 Exit codes: 0 when the workers finished their job, 143 when it was stopped before, 2 when the environment is not that
 of the operator's pods, 1 for a fault of its own.
 """
@@ -32,21 +32,29 @@ class _WithoutSecrets(logging.Formatter):
 
 def main() -> int:
     """Entry point; returns the exit code."""
+    try:
+        environment = Environment.read(os.environ)
+    except EnvironmentIncomplete as error:
+        _begin_log()
+        log.error("%s", error)  # noqa: TRY400 - the message is all there is to say
+        return 2
+    _prepare_workers(environment)
+    import torch  # noqa: F401 - for seconds, which the zygote is spared
+
+    program = forkable(environment.spec) if os.environ.get(names.ENV_ZYGOTE) != OFF else ()
+    zygote = Zygote(os.environ, *program, of_this=True) if program else None
+    # Nothing before this line is to be seen by workers, which have logs of their own.
+    _begin_log()
+    from llmtrain_trainer.agent.main import run
+
+    return run(environment, zygote)
+
+
+def _begin_log() -> None:
     logging.basicConfig(level=logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_WithoutSecrets("[agent] %(message)s"))
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    try:
-        environment = Environment.read(os.environ)
-    except EnvironmentIncomplete as error:
-        log.error("%s", error)  # noqa: TRY400 - the message is all there is to say
-        return 2
-    _prepare_workers(environment)
-    program = forkable(environment.spec) if os.environ.get(names.ENV_ZYGOTE) != OFF else ()
-    zygote = Zygote(os.environ, *program) if program else None
-    from llmtrain_trainer.agent.main import run  # torch, for seconds
-
-    return run(environment, zygote)
 
 
 def _prepare_workers(environment: Environment) -> None:

@@ -1,12 +1,15 @@
 """The agent's side of its pod's zygote (`llmtrain_trainer.zygote`), from which workers are forked, imports and all.
 
-It is begun before the agent's own imports, and imports while the pod waits for its first round. No torch here. For the
+It imports while the pod waits for its first round. The first one is forked from the agent itself as soon as that has
+torch, so that both have it for the time and the memory of one; any later one is started anew. No torch here. For the
 agent's main thread alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import io
 import json
 import os
 import select
@@ -16,7 +19,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from llmtrain_trainer import zygote as process
 
 OFF: Final = "off"
 _ANSWER: Final = 30.0
@@ -30,17 +36,19 @@ class NotForked(Exception):  # noqa: N818 - it says what happened
 class Zygote:
     """`ready`: it has imported everything. `gone`: it has ended, and its workers with it."""
 
-    def __init__(self, environment: Mapping[str, str], *program: str) -> None:
-        """Start one, with this environment, for workers that run `program`: "-m" and a module, or a script."""
+    def __init__(self, environment: Mapping[str, str], *program: str, of_this: bool = False) -> None:
+        """Start one, with this environment, for workers that run `program`: "-m" and a module, or a script.
+
+        `of_this`: fork it from this process if that can be done, with all that was imported here. What it then has
+        beside the imports is this process': nothing may have been set up yet, a handler of signals or a log for one.
+        """
         self._environment, self._program = dict(environment), program
         self._link, theirs = socket.socketpair()
-        arguments = str(theirs.fileno()), str(os.getpid()), *program
-        command = [sys.executable, "-u", "-m", "llmtrain_trainer.zygote", *arguments]
         with theirs:
-            # A session of its own: what is sent to the agent's group is for the agent to pass on.
-            self._process = subprocess.Popen(
-                command, env=self._environment, pass_fds=[theirs.fileno()], start_new_session=True
-            )
+            if of_this and _unbuffered() and not process.unfit():
+                self._process: _Process = _fork(self._link, theirs, self._environment, program)
+            else:
+                self._process = _start(theirs, self._environment, program)
         self._heard = bytearray()
         self._answers: list[dict[str, Any]] = []
         self._codes: dict[int, int] = {}
@@ -107,6 +115,69 @@ class Zygote:
             else:
                 self._codes.pop(said.get("started", 0), None)  # of an earlier one that had this number
                 self._answers.append(said)
+
+
+class _Process(Protocol):
+    """As much as is needed of the process that a zygote is."""
+
+    pid: int
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int: ...
+
+
+def _unbuffered() -> bool:
+    """Whether this process writes as if started with `python -u`, and so would what is forked from it."""
+    return isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase)
+
+
+def _start(theirs: socket.socket, environment: Mapping[str, str], program: Sequence[str]) -> subprocess.Popen[bytes]:
+    arguments = str(theirs.fileno()), str(os.getpid()), *program
+    command = [sys.executable, "-u", "-m", "llmtrain_trainer.zygote", *arguments]
+    # A session of its own: what is sent to the agent's group is for the agent to pass on.
+    return subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True)
+
+
+def _fork(ours: socket.socket, theirs: socket.socket, environment: Mapping[str, str], program: Sequence[str]) -> _Child:
+    gc.collect()
+    gc.freeze()  # as in the zygote: what both have is not to be copied for a look at it
+    agent, pid = os.getpid(), os.fork()
+    if pid:
+        return _Child(pid)
+    os.setsid()
+    ours.close()
+    number = theirs.detach()
+    for other in [int(file.name) for file in Path("/proc/self/fd").iterdir()]:
+        if other not in (0, 1, 2, number):
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(other)
+    os.environ.clear()
+    os.environ.update(environment)
+    if not sys.flags.safe_path:
+        sys.path[0] = str(Path.cwd())  # as with `python -m`
+    sys.argv = [process.__file__, str(number), str(agent), *program]
+    process.main(sys.argv[1:])
+    raise SystemExit  # a worker that has done its work
+
+
+class _Child:
+    """A forked zygote."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def kill(self) -> None:
+        """If it was not waited for: its number may be another's then."""
+        if self._code is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """The exit code."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
 
 
 class Forked:
