@@ -8,21 +8,17 @@ agent's main thread alone.
 from __future__ import annotations
 
 import contextlib
-import gc
-import io
 import json
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from llmtrain_trainer import zygote as process
+from llmtrain_trainer.agent.begetting import ZygoteProcess, can_fork, fork, start
 
 OFF: Final = "off"
 _ANSWER: Final = 30.0
@@ -45,10 +41,10 @@ class Zygote:
         self._environment, self._program = dict(environment), program
         self._link, theirs = socket.socketpair()
         with theirs:
-            if of_this and _unbuffered() and not process.unfit():
-                self._process: _Process = _fork(self._link, theirs, self._environment, program)
+            if of_this and can_fork():
+                self._process: ZygoteProcess = fork(self._link, theirs, self._environment, program)
             else:
-                self._process = _start(theirs, self._environment, program)
+                self._process = start(theirs, self._environment, program)
         self._heard = bytearray()
         self._answers: list[dict[str, Any]] = []
         self._codes: dict[int, int] = {}
@@ -115,69 +111,6 @@ class Zygote:
             else:
                 self._codes.pop(said.get("started", 0), None)  # of an earlier one that had this number
                 self._answers.append(said)
-
-
-class _Process(Protocol):
-    """As much as is needed of the process that a zygote is."""
-
-    pid: int
-
-    def kill(self) -> None: ...
-
-    def wait(self) -> int: ...
-
-
-def _unbuffered() -> bool:
-    """Whether this process writes as if started with `python -u`, and so would what is forked from it."""
-    return isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase)
-
-
-def _start(theirs: socket.socket, environment: Mapping[str, str], program: Sequence[str]) -> subprocess.Popen[bytes]:
-    arguments = str(theirs.fileno()), str(os.getpid()), *program
-    command = [sys.executable, "-u", "-m", "llmtrain_trainer.zygote", *arguments]
-    # A session of its own: what is sent to the agent's group is for the agent to pass on.
-    return subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True)
-
-
-def _fork(ours: socket.socket, theirs: socket.socket, environment: Mapping[str, str], program: Sequence[str]) -> _Child:
-    gc.collect()
-    gc.freeze()  # as in the zygote: what both have is not to be copied for a look at it
-    agent, pid = os.getpid(), os.fork()
-    if pid:
-        return _Child(pid)
-    os.setsid()
-    ours.close()
-    number = theirs.detach()
-    for other in [int(file.name) for file in Path("/proc/self/fd").iterdir()]:
-        if other not in (0, 1, 2, number):
-            with contextlib.suppress(OSError):  # that of the listing itself
-                os.close(other)
-    os.environ.clear()
-    os.environ.update(environment)
-    if not sys.flags.safe_path:
-        sys.path[0] = str(Path.cwd())  # as with `python -m`
-    sys.argv = [process.__file__, str(number), str(agent), *program]
-    process.main(sys.argv[1:])
-    raise SystemExit  # a worker that has done its work
-
-
-class _Child:
-    """A forked zygote."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._code: int | None = None
-
-    def kill(self) -> None:
-        """If it was not waited for: its number may be another's then."""
-        if self._code is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> int:
-        """The exit code."""
-        if self._code is None:
-            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._code
 
 
 class Forked:
