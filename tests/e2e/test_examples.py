@@ -164,7 +164,7 @@ def test_a_script_goes_on_after_a_killed_worker(begin: Any, tmp_path: Path, name
     folder = tmp_path / "checkpoints"
     run = begin(name, folder)
     run.until((folder / saved).exists, "a checkpoint of the script's")
-    os.kill(max(run.processes(f"-u\0{tmp_path / 'train.py'}")), signal.SIGKILL)
+    os.kill(max(run.processes(str(tmp_path / "train.py"))), signal.SIGKILL)
     run.ends_with(0)
     assert (run.status["state"], run.status["restarts"]) == ("Complete", 1)
     assert re.search(words, run.output.read_text())

@@ -165,16 +165,17 @@ def unfit() -> str:
 
 
 def _call_itself(*command: str) -> None:
-    """Be found by this command line in `ps`: as what it is if there is room, else as one string that goes on where the
-    environment was, as setproctitle(3) does it; a worker's is elsewhere by then."""
+    """Be found by this command line in `ps`: as what it is if there is room, else as one string that goes on over the
+    first of the environment as it was at the start, as setproctitle(3) does it; the present one is elsewhere."""
     start, end, more, most = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:49])
     if not start:  # a kernel that does not tell
         return
-    text = "\0".join(command).encode()
-    if len(text) >= end - start and end == more:
-        text, end = " ".join(command).encode(), most
-    size = end - start
-    ctypes.memmove(start, text[: size - 1].ljust(size, b"\0"), size)
+    size, text = end - start, "\0".join(command).encode()
+    if len(text) < size or end != more:
+        text = text[: size - 1].ljust(size, b"\0")
+    else:
+        text = " ".join(command).encode()[: most - start - 1] + b"\0"
+    ctypes.memmove(start, text, len(text))
 
 
 def _exactly(link: socket.socket, length: int) -> bytes:
