@@ -26,7 +26,7 @@ from tests.bench import goodput_nodes, goodput_sizes
 from tests.bench.recovery_local import MEMBERS, Job
 from tests.bench.recovery_steps import Snapshots
 from tests.bench.report import Row, clean_up_on_sigterm, publish
-from tests.e2e.test_local import Local, spec
+from tests.support.local import Local, spec
 from tests.support.steplog import Sums, read, summed
 
 _ASKED: Final = 0.95

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from devcluster import charts
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
 from tests.bench.recovery_steps import undisturbed
 from tests.bench.report import ROOT
-from tests.e2e.test_elastic import APART, SYSTEM, nodes_of
-from tests.e2e.test_job import FOREVER, job, workers
+from tests.support.jobs import APART, FOREVER, job, nodes_of, workers
 from tests.support.kube import Kubectl
 
 MEMBERS: Final = 3

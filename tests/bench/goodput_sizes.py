@@ -16,10 +16,10 @@ from statistics import median
 from typing import Any, Final
 
 from devcluster import charts
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster, ClusterNode
 from tests.bench.report import ROOT, Row
 from tests.e2e.test_autoscale import CODE, EAGER, FOREVER, URGENT, last, measured, reckoned, restful
-from tests.e2e.test_elastic import SYSTEM
 from tests.support.kube import Kubectl
 from tests.support.leadership import await_leader
 from tests.support.story import Story

@@ -14,7 +14,7 @@ from typing import Final
 from llmtrain_operator.local.folder import RunFolder
 from llmtrain_operator.local.init import descendants, living
 from tests.bench.recovery_steps import Snapshots, Trial, Trials, recovered, undisturbed
-from tests.e2e.test_local import FOREVER, Local, spec
+from tests.support.local import FOREVER, Local, spec
 
 MEMBERS: Final = 3
 WORKER: Final = "-m\0llmtrain_trainer.train"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from devcluster import charts
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster, ClusterNode
 from tests.bench.recovery_steps import Snapshots, Trial, Trials, recovered, undisturbed
 from tests.bench.report import ROOT
-from tests.e2e.test_elastic import APART, SYSTEM, nodes_of
-from tests.e2e.test_job import FOREVER, job
+from tests.support.jobs import APART, FOREVER, job, nodes_of
 from tests.support.kube import Kubectl
 from tests.support.leadership import await_leader
 

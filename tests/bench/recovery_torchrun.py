@@ -28,7 +28,7 @@ from llmtrain_operator.local.init import descendants, living
 from tests.bench import dlrover_env
 from tests.bench.recovery_local import MEMBERS
 from tests.bench.recovery_steps import PATIENCE, Reports, Step, Trial, Trials
-from tests.e2e.test_local import FOREVER, ROOT, spec
+from tests.support.local import FOREVER, ROOT, spec
 
 _SETTLED: Final = 20
 """Steps of a round before the next fault."""

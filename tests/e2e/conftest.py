@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from devcluster import charts, images
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
 from tests.support.kube import Kubectl, KubectlError
 
 CHART = Path(__file__).parents[2] / "charts" / "llmtrain"
-SYSTEM = "llmtrain-system"
 _NUMBERS = itertools.count(1)
 
 
@@ -75,3 +75,14 @@ def pytest_runtest_makereport(item: pytest.Item):
     if report.when == "call":
         item.report = report
     return report
+
+
+@pytest.fixture
+def leader(installed: Cluster) -> str:
+    """The node of the operator that leads; it stays on, because this is not about the operator's own faults."""
+    system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
+    holder = system.get("lease", "llmtrain")["spec"]["holderIdentity"]
+    node: str = next(
+        pod["spec"]["nodeName"] for pod in system.items("pod") if holder.startswith(pod["metadata"]["name"])
+    )
+    return node

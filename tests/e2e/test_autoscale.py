@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster, ClusterNode
-from tests.e2e.test_elastic import APART, events, leader, nodes_of
+from tests.support.jobs import APART, events, nodes_of
 from tests.support.kube import Kubectl
 from tests.support.story import Moment, Story
-
-__all__ = ["leader"]
 
 SCRIPT = """
 import sys, time

@@ -17,8 +17,8 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.test_local import CODE, FOREVER, Local, spec
 from tests.support.browser import Tab
+from tests.support.local import CODE, FOREVER, Local, spec
 
 PICTURE: Final = os.environ.get("LLMTRAIN_PICTURE")
 PATIENCE: Final = 240

@@ -10,26 +10,9 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster
-from tests.e2e.test_job import FOREVER, job, members
+from tests.support.jobs import APART, FOREVER, claim, events, job, nodes_of
 from tests.support.kube import Kubectl, KubectlError
 from tests.support.story import Story
-
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "checkpoints"},
-    "spec": {
-        "accessModes": ["ReadWriteMany"],
-        "storageClassName": "shared",
-        "resources": {"requests": {"storage": "1Gi"}},
-    },
-}
-APART = {
-    "requiredDuringSchedulingIgnoredDuringExecution": [
-        {"labelSelector": {"matchLabels": {"llmtrain.io/job": "j"}}, "topologyKey": "kubernetes.io/hostname"}
-    ]
-}
-SYSTEM = "llmtrain-system"
 
 
 def durable(lowest: int, **spec: Any) -> dict[str, Any]:
@@ -43,34 +26,12 @@ def durable(lowest: int, **spec: Any) -> dict[str, Any]:
     )
 
 
-@pytest.fixture
-def leader(installed: Cluster) -> str:
-    """The node of the operator that leads; it stays on, because this is not about the operator's own faults."""
-    system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
-    holder = system.get("lease", "llmtrain")["spec"]["holderIdentity"]
-    node: str = next(
-        pod["spec"]["nodeName"] for pod in system.items("pod") if holder.startswith(pod["metadata"]["name"])
-    )
-    return node
-
-
-def nodes_of(kubectl: Kubectl) -> dict[str, int]:
-    """Index of the member on each node."""
-    pods = members(kubectl).values()
-    return {p["spec"]["nodeName"]: int(p["metadata"]["labels"]["llmtrain.io/member-index"]) for p in pods}
-
-
 def until_saved(story: Story, since: float = 0.0) -> int:
     """Wait for a round of three that has done more than its newest checkpoint; the checkpoint's step."""
     seen = story.until(
         lambda m: m.size == 3 and m.trains and 0 < m.status.get("checkpoint", {}).get("step", 0) < m.step, since=since
     )
     return int(seen.status["checkpoint"]["step"])
-
-
-def events(kubectl: Kubectl, reason: str) -> list[str]:
-    """What was said under this reason."""
-    return [event["message"] for event in kubectl.items("event") if event["reason"] == reason]
 
 
 def never_at_the_beginning_again(story: Story, saved: int) -> None:
@@ -81,11 +42,6 @@ def never_at_the_beginning_again(story: Story, saved: int) -> None:
     assert min(moment.step for moment in story.moments[begun:]) >= saved
 
 
-def committed(status: dict[str, Any]) -> int:
-    """The newest step that the members could restore together after a loss."""
-    return int(status.get("flash", {}).get("committedStep", 0))
-
-
 def adds_up(status: dict[str, Any], *causes: str) -> None:
     """Each of these causes took time, and none was lost."""
     assert {cause for cause in causes if status["ledger"].get(cause, 0) > 0} == set(causes)
@@ -93,7 +49,7 @@ def adds_up(status: dict[str, Any], *causes: str) -> None:
 
 def test_a_node_goes_off_and_comes_back(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
     """Two go on within seconds, long before Kubernetes knows; the third joins them again at a step boundary."""
-    kubectl.apply(CLAIM, durable(2))
+    kubectl.apply(claim("checkpoints"), durable(2))
     with Story(kubectl) as story:
         saved = until_saved(story)
         lost = next(name for name in nodes_of(kubectl) if name != leader)
@@ -128,9 +84,7 @@ def test_a_spare_takes_the_place_of_a_node_that_goes_off(kubectl: Kubectl, insta
         )
     )
     with Story(kubectl) as story:
-        ready = story.until(
-            lambda m: m.size == 2 and m.trains and m.status.get("spares") == 1 and committed(m.status) > 0
-        )
+        ready = story.until(lambda m: m.size == 2 and m.trains and m.status.get("spares") == 1 and m.committed > 0)
         pods = {m["uid"]: m for m in ready.status["round"]["members"]}
         lost = next(member["node"] for member in pods.values() if member["node"] != leader)
         node = installed.node(lost)
@@ -155,7 +109,7 @@ def test_a_spare_takes_the_place_of_a_node_that_goes_off(kubectl: Kubectl, insta
 
 def test_sizes_and_second_lives(kubectl: Kubectl, installed: Cluster) -> None:
     """Scaled down and up, a pod deleted, suspended, then deleted and applied again: the step only grows."""
-    kubectl.apply(CLAIM, durable(1))
+    kubectl.apply(claim("checkpoints"), durable(1))
     with Story(kubectl) as story:
         saved = until_saved(story)
         with pytest.raises(KubectlError, match=r"nodes\.desired must lie between nodes\.min and nodes\.max"):
@@ -183,7 +137,7 @@ def test_sizes_and_second_lives(kubectl: Kubectl, installed: Cluster) -> None:
 
 def test_a_member_that_is_cut_off_writes_nothing(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
     """Its node's network is cut while it can still reach the storage: everything written afterwards is the others'."""
-    kubectl.apply(CLAIM, durable(2))
+    kubectl.apply(claim("checkpoints"), durable(2))
     with Story(kubectl) as story:
         until_saved(story)
         folder = installed.shared / kubectl.get("pvc", "checkpoints")["spec"]["volumeName"] / "j"
@@ -231,7 +185,7 @@ def no_step_is_done_twice(story: Story, status: dict[str, Any]) -> None:
 def test_a_node_that_is_about_to_go_is_left(kubectl: Kubectl, installed: Cluster) -> None:
     """An autoscaler's taint: the member saves and leaves, its replacement waits for another node, and is added when
     there is one. A cordon moves nobody."""
-    kubectl.apply(CLAIM, durable(2))
+    kubectl.apply(claim("checkpoints"), durable(2))
     with Story(kubectl) as story:
         until_saved(story)
         going, index = next(iter(nodes_of(kubectl).items()))
@@ -259,7 +213,7 @@ def test_a_node_that_is_about_to_go_is_left(kubectl: Kubectl, installed: Cluster
 def test_a_node_that_shuts_down_tells_its_containers_alone(kubectl: Kubectl, installed: Cluster) -> None:
     """SIGTERM without a deleted pod, as from a kubelet whose machine shuts down: all save, the others go on at once,
     and a replacement joins. No loss, no failure of the pod's."""
-    kubectl.apply(CLAIM, durable(2))
+    kubectl.apply(claim("checkpoints"), durable(2))
     with Story(kubectl) as story:
         until_saved(story)
         told = time.monotonic()
@@ -275,7 +229,7 @@ def test_a_node_that_shuts_down_tells_its_containers_alone(kubectl: Kubectl, ins
 
 def test_too_few_nodes_are_waited_for(kubectl: Kubectl, installed: Cluster, leader: str) -> None:
     """Two of three nodes go off: the job waits and says for whom; with one of them back it goes on where it was."""
-    kubectl.apply(CLAIM, durable(2))
+    kubectl.apply(claim("checkpoints"), durable(2))
     with Story(kubectl) as story:
         saved = until_saved(story)
         off = [installed.node(name) for name in nodes_of(kubectl) if name != leader]

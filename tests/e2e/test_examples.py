@@ -17,8 +17,8 @@ import yaml
 
 from devcluster.cluster import Cluster
 from devcluster.config import CONTROL_PLANE_IP
-from tests.e2e.test_local import CODE, PATIENCE, Local
 from tests.support.kube import Kubectl
+from tests.support.local import CODE, PATIENCE, Local
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 ROOT = Path(__file__).parents[2]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
 from llmtrain_operator.agents import ARRIVAL_GRACE
 from llmtrain_operator.membership import GIVEN_UP
-from tests.e2e.conftest import SYSTEM
-from tests.e2e.test_flash_job import SPREAD, committed, copied
-from tests.e2e.test_job import FOREVER, REQUESTS, job, members, until_training, workers
+from tests.support.jobs import FOREVER, REQUESTS, SPREAD, job, members, until_training, workers
 from tests.support.kube import Kubectl
 from tests.support.leadership import await_leader, kill
 from tests.support.story import Story
@@ -57,14 +56,14 @@ def test_the_leader_and_a_member_go_off_together(kubectl: Kubectl, installed: Cl
     system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
     kubectl.apply(job(steps=FOREVER, nodes={"min": 2, "max": 3}, template=SPREAD))
     with Story(kubectl) as story:
-        before = story.until(lambda m: m.size == 3 and copied(m))
+        before = story.until(lambda m: m.size == 3 and m.copied)
         node = installed.node(system.get("pod", await_leader(system))["spec"]["nodeName"])
         off = time.monotonic()
         node.off()
         try:
             stepped = story.until(lambda m: m.round > before.round and m.trains, 60, since=off)
             print(f"leader and member off: next step after {stepped.at - off:.1f} s")
-            assert stepped.status["checkpoint"]["restoredStep"] >= committed(before)
+            assert stepped.status["checkpoint"]["restoredStep"] >= before.committed
             assert stepped.status["incidents"][-1]["reason"] == "PodLost"
         finally:
             node.on()

@@ -9,25 +9,9 @@ import pytest
 
 from devcluster.cluster import Cluster
 from tests.e2e.test_cli_logs import llmtrain, output
-from tests.e2e.test_elastic import APART, CLAIM, events, leader, nodes_of
-from tests.e2e.test_job import FOREVER, job, workers
+from tests.support.jobs import FOREVER, SPREAD, claim, events, job, nodes_of, workers
 from tests.support.kube import Kubectl
-from tests.support.story import Moment, Story
-
-__all__ = ["leader"]
-
-SPREAD = {"spec": {"affinity": {"podAntiAffinity": APART}}}
-
-
-def committed(moment: Moment) -> int:
-    """The step that the members could restore together."""
-    return int(moment.status.get("flash", {}).get("committedStep") or 0)
-
-
-def copied(moment: Moment) -> bool:
-    """Whether this round's own snapshots are copied."""
-    flash = moment.status.get("flash", {})
-    return bool(moment.trains and flash.get("round") == moment.round and flash.get("copies") and committed(moment) > 5)
+from tests.support.story import Story
 
 
 def kill_all_workers(kubectl: Kubectl, cluster: Cluster) -> None:
@@ -41,7 +25,7 @@ def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluste
     promised = {"objectives": {"node": "15s", "lostSteps": 0}}
     kubectl.apply(job(steps=FOREVER, nodes={"min": 2, "max": 3}, template=SPREAD, recovery=promised))
     with Story(kubectl) as story:
-        before = story.until(lambda m: m.size == 3 and copied(m))
+        before = story.until(lambda m: m.size == 3 and m.copied)
         assert before.condition("Protected")["reason"] == "MemoryCopies"
         node = installed.node(next(name for name in nodes_of(kubectl) if name != leader))
         off = time.monotonic()
@@ -49,7 +33,7 @@ def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluste
         try:
             stepped = story.until(lambda m: m.round == 2 and m.trains and m.status["state"] == "Running", since=off)
             print(f"node off: next step after {stepped.at - off:.1f} s")
-            safe = max(committed(moment) for moment in story.moments if moment.at < stepped.at and moment.round == 1)
+            safe = max(moment.committed for moment in story.moments if moment.at < stepped.at and moment.round == 1)
             assert stepped.status["checkpoint"]["restoredStep"] >= safe
             assert "memory" in stepped.status["checkpoint"]["restoredFrom"]
             assert stepped.status["restarts"] == 1
@@ -60,10 +44,10 @@ def test_a_node_goes_off_without_any_storage(kubectl: Kubectl, installed: Cluste
             print("\n".join(output(llmtrain(kubectl, "incidents", "j"))))
         finally:
             node.on()
-        back = story.until(lambda m: m.size == 3 and copied(m), since=stepped.at, seconds=150)
+        back = story.until(lambda m: m.size == 3 and m.copied, since=stepped.at, seconds=150)
         steps = [moment.step for moment in story.moments if moment.at >= before.at]
-        assert min(steps) >= committed(before)
-        assert committed(back) > committed(before)
+        assert min(steps) >= before.committed
+        assert back.committed > before.committed
     assert any("memory" in said for said in events(kubectl, "Restored"))
 
 
@@ -72,10 +56,10 @@ def test_workers_that_die_go_on_where_they_were(kubectl: Kubectl, installed: Clu
     kubectl.apply(job(steps=FOREVER, members=2, recovery={"maxRestarts": 10}))
     with Story(kubectl) as story:
         for number in range(1, 3):
-            seen = story.until(lambda m, number=number: m.round == number and copied(m))
+            seen = story.until(lambda m, number=number: m.round == number and m.copied)
             kill_all_workers(kubectl, installed)
             again = story.until(lambda m, number=number: m.round == number + 1 and m.trains, since=seen.at)
-            assert again.status["checkpoint"]["restoredStep"] >= committed(seen)
+            assert again.status["checkpoint"]["restoredStep"] >= seen.committed
             assert "its own memory" in again.status["checkpoint"]["restoredFrom"]
     listed = json.loads("\n".join(output(llmtrain(kubectl, "checkpoints", "ls", "j", "--tier", "memory", "--json"))))
     kinds = [{one["kind"] for one in member["snapshots"]} for member in listed["members"]]
@@ -86,7 +70,7 @@ def test_a_frozen_worker_is_found_named_and_replaced(kubectl: Kubectl, installed
     """It holds its connections, so that no collective fails; then its zygote dies, and the agent makes another."""
     kubectl.apply(job(steps=FOREVER, members=2, recovery={"maxRestarts": 10}))
     with Story(kubectl) as story:
-        seen = story.until(copied)
+        seen = story.until(lambda m: m.copied)
         name = next(iter(nodes_of(kubectl)))
         installed.node(name).run(["kill", "-STOP", *map(str, workers(installed, name))])
         frozen = time.monotonic()
@@ -94,7 +78,7 @@ def test_a_frozen_worker_is_found_named_and_replaced(kubectl: Kubectl, installed
         print(f"frozen: next step after {again.at - frozen:.1f} s")
         assert again.status["lastFailure"]["reason"] == "Hang"
         assert "was stopped (SIGSTOP)" in again.status["lastFailure"]["message"]
-        assert again.status["checkpoint"]["restoredStep"] >= committed(seen)
+        assert again.status["checkpoint"]["restoredStep"] >= seen.committed
         installed.node(name).run(["kill", "-9", *map(str, workers(installed, name, "llmtrain-[z]ygote"))])
         story.until(lambda m: m.round == 3 and m.size == 2 and m.trains, since=again.at)
     assert "the zygote has ended" in kubectl("logs", "-l", "llmtrain.io/job=j", "--tail=-1")
@@ -103,13 +87,15 @@ def test_a_frozen_worker_is_found_named_and_replaced(kubectl: Kubectl, installed
 def test_the_last_gasp(kubectl: Kubectl, installed: Cluster) -> None:
     """A job that gives up has its newest snapshot in storage, where no save was due for an hour."""
     checkpoint = {"durable": {"storage": "pvc://checkpoints/j", "every": "1h"}}
-    kubectl.apply(CLAIM, job(steps=FOREVER, members=2, recovery={"maxRestarts": 0}, checkpoint=checkpoint))
+    kubectl.apply(
+        claim("checkpoints"), job(steps=FOREVER, members=2, recovery={"maxRestarts": 0}, checkpoint=checkpoint)
+    )
     with Story(kubectl) as story:
-        seen = story.until(copied)
+        seen = story.until(lambda m: m.copied)
         assert "step" not in seen.status.get("checkpoint", {})
         kill_all_workers(kubectl, installed)
         story.until(lambda m: m.status["state"] == "Failed", since=seen.at)
-        safe = max(committed(moment) for moment in story.moments)
+        safe = max(moment.committed for moment in story.moments)
     kubectl("wait", "pod", "-l", "llmtrain.io/job=j", "--for=jsonpath={.status.phase}=Failed", "--timeout=90s")
     kubectl("delete", "ltj", "j", "--wait=true")
     kubectl.apply(job(steps=FOREVER, members=1, checkpoint=checkpoint))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from devcluster.cluster import Cluster
-from tests.e2e.test_job import job
+from tests.support.jobs import job
 from tests.support.kube import Kubectl
 
 WHOLE_NODE = {"spec": {"containers": [{"name": "trainer", "resources": {"limits": {"nvidia.com/gpu": "2"}}}]}}

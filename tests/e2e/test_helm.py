@@ -8,10 +8,11 @@ import subprocess
 from typing import Any
 
 from devcluster import charts, config
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
-from tests.e2e.conftest import CHART, SYSTEM
-from tests.e2e.test_job import FOREVER, REQUESTS, job, members, until_training, workers
+from tests.e2e.conftest import CHART
 from tests.support.connections import connections
+from tests.support.jobs import FOREVER, REQUESTS, job, members, until_training, workers
 from tests.support.kube import Kubectl
 from tests.support.policies import End, Network, Pod
 

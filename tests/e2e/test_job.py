@@ -9,61 +9,13 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster
+from tests.support.jobs import FOREVER, REQUESTS, claim, job, members, until_training, workers
 from tests.support.kube import Kubectl, KubectlError
-
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "models"},
-    "spec": {
-        "accessModes": ["ReadWriteMany"],
-        "storageClassName": "shared",
-        "resources": {"requests": {"storage": "1Gi"}},
-    },
-}
-FOREVER = 100_000
-REQUESTS = {"spec": {"containers": [{"name": "trainer", "resources": {"requests": {"cpu": "500m"}}}]}}
-"""Without it an operator that starts beside the members leaves them no processor for seconds, and steps of 20 ms that
-stand still for 3 s are a fault."""
-
-
-def job(name: str = "j", *, steps: int = 20, members: int = 2, **spec: Any) -> dict[str, Any]:
-    """A tiny model on the JSON package of Python's standard library."""
-    base = {
-        "nodes": {"min": members},
-        "model": {"architecture": {"hiddenSize": 32, "layers": 1, "heads": 2}},
-        "data": {"source": "/usr/lib/python3.11/json", "include": ["*.py"], "sequenceLength": 64},
-        "training": {"maxSteps": steps, "globalBatchSize": 4, "precision": "fp32", "optimizer": {"lr": 0.01}},
-    }
-    return {
-        "apiVersion": "llmtrain.io/v1alpha1",
-        "kind": "LLMTrainJob",
-        "metadata": {"name": name},
-        "spec": base | spec,
-    }
-
-
-def members(kubectl: Kubectl) -> dict[str, dict[str, Any]]:
-    """The job's pods by name."""
-    return {pod["metadata"]["name"]: pod for pod in kubectl.items("pod", "llmtrain.io/job=j")}
-
-
-def workers(cluster: Cluster, node: str, command: str = "llmtrain_trainer[.]train") -> list[int]:
-    """Process ids, on the node, of the training processes there, or of what else has such a command line."""
-    found = cluster.node(node).run(["sh", "-c", f"pgrep -f '{command}' || true"])
-    return [int(pid) for pid in found.split()]
-
-
-def until_training(kubectl: Kubectl, step: int = 1) -> None:
-    """Return when the job has done a step."""
-    kubectl.wait("ltj/j", "jsonpath={.status.state}=Running")
-    kubectl.wait("ltj/j", "condition=Running")
-    assert kubectl.job("j")["progress"]["maxSteps"] >= step
 
 
 def test_a_job_trains_to_its_end_and_exports_its_model(kubectl: Kubectl, installed: Cluster) -> None:
     """Three members on three nodes train a DeepSpeed job; the loss falls, the story is told, the model is there."""
-    kubectl.apply(CLAIM, job(steps=30, members=3, output="pvc://models/j"))
+    kubectl.apply(claim("models"), job(steps=30, members=3, output="pvc://models/j"))
     kubectl.wait("ltj/j", "condition=Complete")
     status = kubectl.job("j")
     assert status["progress"]["step"] == 30

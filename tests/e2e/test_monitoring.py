@@ -14,9 +14,9 @@ from dashboards.boards import BOARDS
 from dashboards.panel import Panel
 from dashboards.prometheus import Prometheus, running
 from dashboards.targets import followed
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
-from tests.e2e.test_elastic import FOREVER, SYSTEM
-from tests.e2e.test_job import workers
+from tests.support.jobs import FOREVER, workers
 from tests.support.kube import Kubectl
 from tests.support.panels import complaints
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from devcluster.cluster import Cluster
-from tests.e2e.test_job import job
+from tests.support.jobs import job
 from tests.support.kube import Kubectl
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"

@@ -21,8 +21,8 @@ import pytest
 
 from llmtrain_trainer.trackers.outbox import Outbox, close_all
 from llmtrain_trainer.trackers.points import Point
-from tests.e2e.test_local import ROOT, Local, spec
 from tests.support import tracked
+from tests.support.local import ROOT, Local, spec
 
 SEED = 20261207
 PATIENCE = 200.0

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from llmtrain_operator.local.folder import RunFolder
 from llmtrain_trainer.checkpoint.manifest import Damaged
 from llmtrain_trainer.flash import header, slot
-from tests.e2e.test_local import Local, spec
+from tests.support.local import Local, spec
 
 MEMBERS: Final = 3
 PATIENCE: Final = 900.0

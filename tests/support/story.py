@@ -40,6 +40,17 @@ class Moment:
         """Whether the current round's workers do steps."""
         return bool(self.round and self.status.get("progress", {}).get("phase") == "training")
 
+    @property
+    def committed(self) -> int:
+        """The newest step that the members could restore together after a loss."""
+        return int(self.status.get("flash", {}).get("committedStep") or 0)
+
+    @property
+    def copied(self) -> bool:
+        """Whether this round's own snapshots are copied."""
+        flash = self.status.get("flash", {})
+        return bool(self.trains and flash.get("round") == self.round and flash.get("copies") and self.committed > 5)
+
     def condition(self, kind: str) -> dict[str, Any]:
         """One condition; empty if it was never set."""
         return next((c for c in self.status.get("conditions", ()) if c["type"] == kind), {})
