@@ -192,7 +192,7 @@ class Bench:
         rank, size = self.worker.rank, self.worker.world_size
         catalog = Catalog(open_storage(f"file://{self.folder}/ours"))
         writer = Writer(rank, size, "bench", 1, keep=1)
-        saver = Saver(catalog, join_accord(rank, size), writer, Staging(self.worker.device))
+        saver = Saver(catalog, join_accord(rank, size, "bench"), writer, Staging(self.worker.device))
         saver.prepare(self.state.pieces())
         saver.wait()
         return saver

@@ -66,16 +66,20 @@ def standing(step):
     return Standing(step, 8 * step, 1, True, 16, "text", "spec")
 
 
-@pytest.fixture
-def keepers(tmp_path, monkeypatch):
+@pytest.fixture(params=[""])
+def keepers(tmp_path, monkeypatch, request):
+    """Of a plain torchrun, or of the round that is the parameter; the agent of the second has been there for longer."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     monkeypatch.setenv(names.ENV_JOB_UID, "job-a")
+    if request.param:
+        monkeypatch.setenv(names.ENV_ROUND, request.param)
     durable = Durable(f"file://{tmp_path}/c", every_steps=1)
     config = Config(Model("tiny"), Data("/text"), Training(100), checkpoint=Checkpoint(durable=durable))
     told, made = SimpleQueue(), []
     for rank in range(2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(3 * rank))
         keeper = Keeper(config, Worker(rank, told), Reporter(rank, 100), Wishes())
         keeper._state = State(rank)
         made.append(keeper)
@@ -87,6 +91,13 @@ def together(keepers, do):
     """`do(keeper)` of all ranks at once."""
     with ThreadPoolExecutor(len(keepers)) as pool:
         return list(pool.map(do, keepers, timeout=30))
+
+
+@pytest.mark.parametrize("keepers", ["", "3"], indirect=True)
+def test_workers_of_a_new_agent_and_of_an_old_one_meet(keepers, tmp_path):
+    """torch counts fewer restarts in one that came later, so they are no name for a meeting."""
+    together(keepers, lambda keeper: keeper.settle(Votes(stop=1), lambda: standing(3)))
+    assert Catalog(open_storage(f"file://{tmp_path}/c")).newest_valid()[0].step == 3
 
 
 def test_all_ranks_leave_alike_though_one_has_not_heard_that_the_save_is_committed(keepers, tmp_path):

@@ -4,10 +4,8 @@ import json
 
 import pytest
 import torch
-from torch.distributed import TCPStore
 
 from llmtrain_operator.contract import names
-from llmtrain_trainer.checkpoint.accord import join_accord
 from llmtrain_trainer.checkpoint.catalog import Catalog, Fenced, shard_name
 from llmtrain_trainer.checkpoint.pieces import Piece
 from llmtrain_trainer.checkpoint.shardfile import ShardReader, write_shard
@@ -184,17 +182,3 @@ def test_our_own_faults_are_failed_saves_that_nobody_waits_for(tmp_path, faulty)
     assert all("the checkpoint failed: TypeError" in rank.outcomes[0].message for rank in ranks)
     assert json.dumps(ranks[0].outcomes[0].message)
     assert all(outcome.committed for outcome in save(ranks, 2))
-
-
-def test_workers_of_a_new_pod_and_of_an_old_one_meet(monkeypatch):
-    """torch's restart count begins anew with a pod, so it is no part of what a round's workers call their meeting."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    monkeypatch.setenv("MASTER_ADDR", "localhost")
-    monkeypatch.setenv("MASTER_PORT", str(store.port))
-    monkeypatch.setenv(names.ENV_ROUND, "3")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    new = join_accord(0, 2)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    old = join_accord(1, 2)
-    new.say_fence(1, 7)
-    assert old.fence(1) == 7

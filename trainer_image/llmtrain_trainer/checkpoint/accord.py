@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -126,18 +125,11 @@ class Accord:
         return note
 
 
-def join_accord(rank: int, world_size: int) -> Accord:
-    """The accord of this round, by a connection of its own to the store that the workers met at."""
+def join_accord(rank: int, world_size: int, attempt: str) -> Accord:
+    """The accord of this round, by a connection of its own to the store that the workers met at. `attempt`: what all
+    of them call their meeting, and nobody else who meets at that store."""
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_CONNECT)
-    return Accord(PrefixStore(f"checkpoint/{_attempt(os.environ)}", store), rank, world_size)
-
-
-def _attempt(environment: Mapping[str, str]) -> str:
-    """What all workers of a round call it, and of no other. Restarts are no name: a new pod has had fewer of them."""
-    if number := environment.get(names.ENV_ROUND):
-        return f"round-{number}"
-    # A plain torchrun, which keeps one store for all its restarts and counts them alike everywhere.
-    return f"restart-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    return Accord(PrefixStore(f"checkpoint/{attempt}", store), rank, world_size)
 
 
 def _failure(error: TrainerError) -> dict[str, Any]:

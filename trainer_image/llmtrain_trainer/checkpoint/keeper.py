@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -233,7 +234,10 @@ class Keeper:
             keep=durable.keep,
             bandwidth=durable.bandwidth,
         )
-        accord = join_accord(writer.rank, writer.world_size)
+        # A plain torchrun has no rounds, may keep one store for all its restarts, and counts fewer of them in an agent
+        # that came later.
+        attempt = f"round-{writer.round}" if writer.round else self._worker.from_first(uuid.uuid4().hex)
+        accord = join_accord(writer.rank, writer.world_size, attempt)
         catalog = Catalog(open_storage(durable.storage), avoid())
         return Saver(catalog, accord, writer, Staging(self._worker.device), self._teller.ended), catalog
 
