@@ -54,8 +54,7 @@ class Tally:
     """What came of all jobs of one place."""
 
     faults: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
-    slowest: tuple[float, str] = (0.0, "none")  # and what it followed
+    recoveries: list[tuple[float, str]] = field(default_factory=list)  # seconds, and what each followed
     lost: int = 0
     jobs: int = 0
     compared: int = 0
@@ -64,16 +63,15 @@ class Tally:
     def add(self, seed: int, result: Result, alone: Result, *, elastic: bool) -> list[str]:
         """Take a job in; what went wrong with it."""
         wrongs = [*result.wrongs, *differences(alone, result, elastic=elastic)]
-        incidents = [one for trial in result.report["trials"] for one in trial["incidents"]]
         self.jobs += 1
         self.faults.update(result.faults)
         self.compared += len(result.losses.keys() & alone.losses.keys())
-        self.lost += sum(one["lostSteps"] or 0 for one in incidents if "lostSteps" in one)
         for trial in result.report["trials"]:
-            taken = [one["trainSeconds"] for one in trial["incidents"] if one.get("trainSeconds") is not None]
             told = f"{' and '.join(each['fault'] for each in trial['faults'])}, seed {seed}"
-            self.seconds += taken
-            self.slowest = max([self.slowest, *((seconds, told) for seconds in taken)])
+            for one in trial["incidents"]:
+                self.lost += one.get("lostSteps") or 0
+                if one.get("trainSeconds") is not None:
+                    self.recoveries.append((one["trainSeconds"], told))
         self.wrongs += [f"seed {seed}: {wrong}" for wrong in wrongs]
         return wrongs
 
@@ -81,7 +79,8 @@ class Tally:
         """For the table."""
         done = self.faults.total()
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
-        middle, (worst, followed) = statistics.median(self.seconds or [0.0]), self.slowest
+        worst, followed = max(self.recoveries, default=(0.0, "none"))
+        middle = statistics.median(seconds for seconds, _ in self.recoveries) if self.recoveries else 0.0
         told = "; ".join(self.wrongs[:3]) or f"{self.compared:,} losses of steps and {self.jobs} models compared"
         return [
             Row(f"faults, {where}", done, "", f">= {wanted}", done >= wanted, kinds),

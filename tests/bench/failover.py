@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from devcluster import charts
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
 from tests.bench.operator import Row, show
 from tests.support.kube import Kubectl
@@ -23,7 +24,6 @@ from tests.support.leadership import await_leader, kill
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "build" / "bench" / "failover.json"
-SYSTEM = "llmtrain-system"
 JOB = "/apis/llmtrain.io/v1alpha1/namespaces/default/llmtrainjobs/j"
 MEMBERS = 2
 THEIR_NODE = "n1"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
 from tests.support.jobs import FOREVER, REQUESTS, claim, job, members, until_training, workers
 from tests.support.kube import Kubectl, KubectlError
@@ -47,7 +48,7 @@ def test_the_operator_may_die_while_a_job_trains(kubectl: Kubectl, installed: Cl
     before = kubectl.job("j")
     nodes = {pod["spec"]["nodeName"] for pod in members(kubectl).values()}
     running = {node: workers(installed, node) for node in nodes}
-    system = Kubectl(installed.kubectl, installed.kubeconfig, "llmtrain-system")
+    system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
     system("delete", "pod", "--all", "--force", "--grace-period=0")
     system("rollout", "status", "deploy/llmtrain", "--timeout=60s", timeout=70)
     for node in nodes:  # by now they may have finished, one after the other

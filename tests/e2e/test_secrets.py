@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from devcluster.chaos import SYSTEM
 from devcluster.cluster import Cluster
 from tests.support.jobs import job
 from tests.support.kube import Kubectl
@@ -47,7 +48,7 @@ def test_credentials_reach_the_trainer_and_nobody_reads_them_from_it(kubectl: Ku
     failure = kubectl.job("j")["lastFailure"]
     assert "RuntimeError: the server does not know <AWS_SECRET_ACCESS_KEY redacted>" in failure["traceback"]
     events = json.dumps(kubectl.items("event"))
-    system = Kubectl(installed.kubectl, installed.kubeconfig, "llmtrain-system")
+    system = Kubectl(installed.kubectl, installed.kubeconfig, SYSTEM)
     operator = system("logs", "-l", "app.kubernetes.io/name=llmtrain", "--all-containers", "--tail=-1")
     everything = (log, json.dumps(kubectl.get("ltj", "j")), events, json.dumps(kubectl.items("pod")), operator)
     assert not any(SECRET in text for text in everything)

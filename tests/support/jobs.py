@@ -6,6 +6,7 @@ from typing import Any
 
 from devcluster.cluster import Cluster
 from tests.support.kube import Kubectl
+from tests.support.specs import tiny
 
 FOREVER = 100_000
 REQUESTS = {"spec": {"containers": [{"name": "trainer", "resources": {"requests": {"cpu": "500m"}}}]}}
@@ -35,17 +36,11 @@ def claim(name: str) -> dict[str, Any]:
 
 def job(name: str = "j", *, steps: int = 20, members: int = 2, **spec: Any) -> dict[str, Any]:
     """A tiny model on the JSON package of Python's standard library."""
-    base = {
-        "nodes": {"min": members},
-        "model": {"architecture": {"hiddenSize": 32, "layers": 1, "heads": 2}},
-        "data": {"source": "/usr/lib/python3.11/json", "include": ["*.py"], "sequenceLength": 64},
-        "training": {"maxSteps": steps, "globalBatchSize": 4, "precision": "fp32", "optimizer": {"lr": 0.01}},
-    }
     return {
         "apiVersion": "llmtrain.io/v1alpha1",
         "kind": "LLMTrainJob",
         "metadata": {"name": name},
-        "spec": base | spec,
+        "spec": tiny(steps, members, "/usr/lib/python3.11/json") | spec,
     }
 
 

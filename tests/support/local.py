@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.specs import tiny
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240
 FOREVER = 100_000
@@ -23,13 +25,7 @@ CODE = "from llmtrain_operator.cli import main; main()"
 
 def spec(steps: int, **more: Any) -> dict[str, Any]:
     """A tiny model on the JSON package of Python's standard library."""
-    base = {
-        "nodes": {"min": 2},
-        "model": {"architecture": {"hiddenSize": 32, "layers": 1, "heads": 2}},
-        "data": {"source": str(Path(json.__file__).parent), "include": ["*.py"], "sequenceLength": 64},
-        "training": {"maxSteps": steps, "globalBatchSize": 4, "precision": "fp32", "optimizer": {"lr": 0.01}},
-    }
-    return base | more
+    return tiny(steps, 2, str(Path(json.__file__).parent)) | more
 
 
 class Local:
